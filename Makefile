@@ -1,0 +1,66 @@
+# django_sse: `make` alone says what there is.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## say what there is
+	@echo "make demo    serve the demo shop with Daphne on http://127.0.0.1:$(PORT)/"
+	@echo "make test    run the tests, and show what they cover (ARGS=… goes to pytest)"
+	@echo "make check   lint, formatting, types, Django's checks, missing migrations"
+	@echo "make bench   measure beside a bare ASGI application"
+	@echo "make clean   remove $(VENV) and what tools have left behind"
+	@echo
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT)"
+
+demo: $(VENV)/.demo ## serve the demo shop
+	@$(BIN)/python manage.py demo --port $(PORT)
+
+# What was measured is shown also where a test has failed; the result is that of the tests.
+test: $(VENV)/.dev ## run the tests with coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(ARGS); result=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; \
+	exit $$result
+
+check: $(VENV)/.dev ## lint, types and Django's checks
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python manage.py check --fail-level WARNING
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+bench: $(VENV)/.dev ## measure
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove what was made
+	rm -rf $(VENV) dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The environment is made once, and again when one of these files changes. The demo needs
+# little of it, so it does not wait for the rest.
+$(VENV)/.demo: pyproject.toml requirements-dev.txt
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.12"; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; \
+		exit 1; }
+	@echo "Preparing $(VENV) (once) …"
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; \
+		rm -rf $(VENV); exit 1; }
+	@$(PIP) --constraint requirements-dev.txt --editable ".[daphne,redis]" django-cors-headers
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "Adding the development tools to $(VENV) (once) …"
+	@$(PIP) --requirement requirements-dev.txt
+	@touch $@
