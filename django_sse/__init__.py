@@ -1,0 +1,81 @@
+"""Server-Sent Events for Django: class-based streams of typed objects.
+
+Names are loaded on first use, so that importing the package needs neither configured settings nor
+loaded apps, and ``ServerSentEvent`` and ``Heartbeat`` can be used in ``settings.py``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .control import aclose_streams as aclose_streams
+    from .control import close_streams as close_streams
+    from .events import ServerSentEvent as ServerSentEvent
+    from .exceptions import EventTooLarge as EventTooLarge
+    from .exceptions import HistoryLost as HistoryLost
+    from .exceptions import InvalidEvent as InvalidEvent
+    from .exceptions import InvalidTopic as InvalidTopic
+    from .exceptions import PublishFailed as PublishFailed
+    from .exceptions import SerializerNotFound as SerializerNotFound
+    from .exceptions import SSEError as SSEError
+    from .exceptions import StreamClosed as StreamClosed
+    from .exceptions import StreamFinished as StreamFinished
+    from .heartbeat import Heartbeat as Heartbeat
+    from .metrics import stats as stats
+    from .publishing import alatest_event_id as alatest_event_id
+    from .publishing import apublish as apublish
+    from .publishing import latest_event_id as latest_event_id
+    from .publishing import publish as publish
+    from .routing import sse_path as sse_path
+    from .serialization import serializes as serializes
+    from .signals import stream_closed as stream_closed
+    from .signals import stream_opened as stream_opened
+    from .views import SSEView as SSEView
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EventTooLarge": "exceptions",
+    "HistoryLost": "exceptions",
+    "InvalidTopic": "exceptions",
+    "PublishFailed": "exceptions",
+    "aclose_streams": "control",
+    "alatest_event_id": "publishing",
+    "apublish": "publishing",
+    "close_streams": "control",
+    "latest_event_id": "publishing",
+    "publish": "publishing",
+    "Heartbeat": "heartbeat",
+    "InvalidEvent": "exceptions",
+    "SSEError": "exceptions",
+    "SSEView": "views",
+    "SerializerNotFound": "exceptions",
+    "ServerSentEvent": "events",
+    "StreamClosed": "exceptions",
+    "StreamFinished": "exceptions",
+    "serializes": "serialization",
+    "sse_path": "routing",
+    "stats": "metrics",
+    "stream_closed": "signals",
+    "stream_opened": "signals",
+}
+
+__all__ = [  # noqa: PLE0604 - the names are strings, which are unpacked here
+    "__version__",
+    *_HOMES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

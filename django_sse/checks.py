@@ -1,0 +1,155 @@
+"""System checks: one id for each fault, each with the remedy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import get_commands
+
+from .brokers import broker_class
+from .brokers.memory import MemoryBroker
+from .conf import DEFAULTS, PARSERS
+
+DOCS = "See the settings table in README.md."
+
+#: The id of the fault of each setting.
+IDS = {
+    "HEARTBEAT": "django_sse.E003",
+    "RETRY": "django_sse.E005",
+    "THREADS": "django_sse.E006",
+    "OUTBOX_LIMIT": "django_sse.E007",
+    "MAX_EVENT_BYTES": "django_sse.E008",
+    "PUBLISH_TIMEOUT": "django_sse.E009",
+    "BROKER": "django_sse.E010",
+    "SEND_TIMEOUT": "django_sse.E012",
+    "DRAIN_SECONDS": "django_sse.E013",
+    "RECHECK_PERIOD": "django_sse.E014",
+    "MAX_CONNECTIONS": "django_sse.E015",
+    "MAX_CONNECTIONS_PER_ADDRESS": "django_sse.E016",
+    "TICKET_SECONDS": "django_sse.E017",
+}
+
+
+@register()
+def check_settings(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find what is wrong in ``DJANGO_SSE``."""
+    given = getattr(settings, "DJANGO_SSE", {})
+    if not isinstance(given, Mapping):
+        return [
+            Error(
+                f"DJANGO_SSE must be a dict, got {given!r}.",
+                hint='For example DJANGO_SSE = {"HEARTBEAT": {"PERIOD": 15}}.',
+                id="django_sse.E001",
+            )
+        ]
+    found: list[CheckMessage] = []
+    unknown = sorted(set(given) - set(DEFAULTS), key=str)
+    if unknown:
+        found.append(
+            Error(
+                f"DJANGO_SSE has no setting {', '.join(map(repr, unknown))}.",
+                hint=f"Its settings are {', '.join(DEFAULTS)}.",
+                id="django_sse.E002",
+            )
+        )
+    for name, parse in PARSERS.items():
+        try:
+            value = parse(given.get(name, DEFAULTS[name]))
+        except ImproperlyConfigured as error:
+            found.append(Error(str(error), hint=DOCS, id=IDS[name]))
+            continue
+        if name == "HEARTBEAT":
+            try:
+                value.provider()
+            except ImproperlyConfigured as error:
+                hint = "EVENT must be the dotted path of a callable that can be imported."
+                found.append(Error(str(error), hint=hint, id="django_sse.E004"))
+    return found
+
+
+@register()
+def check_asgi(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find what would keep streams from being served over ASGI."""
+    found: list[CheckMessage] = []
+    if not getattr(settings, "ASGI_APPLICATION", None):
+        found.append(
+            Warning(
+                "ASGI_APPLICATION is not set, and streams need ASGI.",
+                hint='Set it to the dotted path of the application, "project.asgi.application".',
+                id="django_sse.W001",
+            )
+        )
+    if sys.argv[1:2] == ["runserver"] and _runserver_speaks_wsgi():
+        found.append(
+            Warning(
+                "runserver speaks WSGI here, under which every stream answers 503.",
+                hint='Put "daphne" first in INSTALLED_APPS: its runserver speaks ASGI.',
+                id="django_sse.W002",
+            )
+        )
+    return found
+
+
+@register()
+def check_broker(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Ask the broker what it says of its settings, and whether it serves all processes."""
+    try:
+        backend, location, options = PARSERS["BROKER"](_given().get("BROKER", DEFAULTS["BROKER"]))
+    except ImproperlyConfigured:
+        return []  # check_settings() says it.
+    try:
+        broker = broker_class(backend)
+    except ImproperlyConfigured as error:
+        return [Error(str(error), hint=DOCS, id="django_sse.E011")]
+    found = list(broker.check(location, options))
+    if issubclass(broker, MemoryBroker) and (sign := _sign_of_several_processes()):
+        found.append(
+            Warning(
+                f"The MemoryBroker reaches one process only, and {sign} shows several.",
+                hint='Use "django_sse.brokers.redis.RedisBroker" as DJANGO_SSE["BROKER"]'
+                '["BACKEND"].',
+                id="django_sse.W003",
+            )
+        )
+    return found
+
+
+def _given() -> Mapping[str, Any]:
+    given = getattr(settings, "DJANGO_SSE", {})
+    return given if isinstance(given, Mapping) else {}
+
+
+def _sign_of_several_processes() -> str | None:
+    """Return what in the settings or the environment speaks of more than one process."""
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    if workers.isdecimal() and int(workers) > 1:
+        return f"WEB_CONCURRENCY={workers}"
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    for layer in layers.values() if isinstance(layers, Mapping) else ():
+        if str(layer.get("BACKEND", "")).startswith("channels_redis."):
+            return "the channel layer on Redis"
+    for name in ("CELERY_BROKER_URL", "BROKER_URL", "RQ_QUEUES", "Q_CLUSTER", "DRAMATIQ_BROKER"):
+        if getattr(settings, name, None):
+            return f"the setting {name}"
+    for alias, tasks in (getattr(settings, "TASKS", None) or {}).items():
+        backend = str(tasks.get("BACKEND", ""))
+        if backend and not backend.endswith((".ImmediateBackend", ".DummyBackend")):
+            return f'TASKS["{alias}"]'
+    return None
+
+
+def _runserver_speaks_wsgi() -> bool:
+    provider: Any = get_commands().get("runserver")
+    name = provider if isinstance(provider, str) else type(provider).__module__
+    return name in {"django.core", "django.contrib.staticfiles"}

@@ -1,0 +1,236 @@
+"""The setting ``DJANGO_SSE``, read when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+from .events import milliseconds
+from .exceptions import InvalidEvent
+from .heartbeat import Heartbeat
+
+
+class BrokerSettings(NamedTuple):
+    """``DJANGO_SSE["BROKER"]``: the dotted path of a class, and what it is made with."""
+
+    backend: str
+    location: str
+    options: Mapping[str, Any]
+
+
+def _heartbeat(value: Any) -> Heartbeat:
+    if isinstance(value, Heartbeat):
+        return value
+    if value is None:
+        return Heartbeat(None)
+    _check_keys('DJANGO_SSE["HEARTBEAT"]', value, {"PERIOD", "EVENT"})
+    try:
+        return Heartbeat(value.get("PERIOD", DEFAULT_PERIOD), value.get("EVENT"))
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f'DJANGO_SSE["HEARTBEAT"]: {error}') from error
+
+
+def _retry(value: Any) -> int | None:
+    try:
+        return None if value is None else milliseconds(value)
+    except InvalidEvent as error:
+        raise ImproperlyConfigured(f'DJANGO_SSE["RETRY"]: {error}') from error
+
+
+def _whole(name: str, unit: str, least: int = 1) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if type(value) is not int or value < least:
+            raise ImproperlyConfigured(
+                f'DJANGO_SSE["{name}"] must be a whole number of {unit} ≥ {least}, got {value!r}.'
+            )
+        return value
+
+    return parse
+
+
+def _seconds(name: str) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value <= sys.float_info.max:
+            raise ImproperlyConfigured(
+                f'DJANGO_SSE["{name}"] must be a number of seconds above 0, got {value!r}.'
+            )
+        return float(value)
+
+    return parse
+
+
+def _or_none(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def parse_or_none(value: Any) -> Any:
+        return None if value is None else parse(value)
+
+    return parse_or_none
+
+
+def _broker(value: Any) -> BrokerSettings:
+    _check_keys('DJANGO_SSE["BROKER"]', value, {"BACKEND", "LOCATION", "OPTIONS"})
+    backend = value.get("BACKEND", DEFAULTS["BROKER"]["BACKEND"])
+    location = value.get("LOCATION", "")
+    options = value.get("OPTIONS", {})
+    if not isinstance(backend, str) or "." not in backend:
+        raise ImproperlyConfigured(
+            'DJANGO_SSE["BROKER"]["BACKEND"] must be the dotted path of a broker class, '
+            f"got {backend!r}."
+        )
+    if not isinstance(location, str):
+        raise ImproperlyConfigured(
+            f'DJANGO_SSE["BROKER"]["LOCATION"] must be a str, got {location!r}.'
+        )
+    if not isinstance(options, Mapping):
+        raise ImproperlyConfigured(
+            f'DJANGO_SSE["BROKER"]["OPTIONS"] must be a dict, got {options!r}.'
+        )
+    return BrokerSettings(backend, location, options)
+
+
+def _check_keys(name: str, value: Any, known: set[str]) -> None:
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(f"{name} must be a dict, got {value!r}.")
+    unknown = sorted(set(value) - known, key=str)
+    if unknown:
+        raise ImproperlyConfigured(
+            f"{name} has no key {unknown[0]!r}; its keys are {', '.join(sorted(known))}."
+        )
+
+
+DEFAULT_PERIOD = 15
+
+#: What holds where ``DJANGO_SSE`` does not say otherwise.
+DEFAULTS: dict[str, Any] = {
+    "HEARTBEAT": {"PERIOD": DEFAULT_PERIOD},
+    "RETRY": None,
+    "THREADS": 8,
+    "OUTBOX_LIMIT": 1024 * 1024,
+    "MAX_EVENT_BYTES": 1024 * 1024,
+    "PUBLISH_TIMEOUT": 5,
+    "BROKER": {"BACKEND": "django_sse.brokers.memory.MemoryBroker"},
+    "SEND_TIMEOUT": 60,
+    "DRAIN_SECONDS": 5,
+    "RECHECK_PERIOD": None,
+    "MAX_CONNECTIONS": None,
+    "MAX_CONNECTIONS_PER_ADDRESS": None,
+    "TICKET_SECONDS": 24 * 60 * 60,
+}
+
+#: How each setting is read; every parser raises ``ImproperlyConfigured`` and names the remedy.
+PARSERS: dict[str, Callable[[Any], Any]] = {
+    "HEARTBEAT": _heartbeat,
+    "RETRY": _retry,
+    "THREADS": _whole("THREADS", "threads"),
+    "OUTBOX_LIMIT": _whole("OUTBOX_LIMIT", "bytes", 1024),
+    "MAX_EVENT_BYTES": _whole("MAX_EVENT_BYTES", "bytes", 1024),
+    "PUBLISH_TIMEOUT": _seconds("PUBLISH_TIMEOUT"),
+    "BROKER": _broker,
+    "SEND_TIMEOUT": _seconds("SEND_TIMEOUT"),
+    "DRAIN_SECONDS": _seconds("DRAIN_SECONDS"),
+    "RECHECK_PERIOD": _or_none(_seconds("RECHECK_PERIOD")),
+    "MAX_CONNECTIONS": _or_none(_whole("MAX_CONNECTIONS", "streams")),
+    "MAX_CONNECTIONS_PER_ADDRESS": _or_none(_whole("MAX_CONNECTIONS_PER_ADDRESS", "streams")),
+    "TICKET_SECONDS": _seconds("TICKET_SECONDS"),
+}
+
+
+class Conf:
+    """Typed access to ``DJANGO_SSE``; what was read is kept until the setting changes."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        """Return a setting, parsed. Raises ``ImproperlyConfigured`` where it is wrong."""
+        if name not in self._parsed:
+            given = getattr(settings, "DJANGO_SSE", {})
+            if not isinstance(given, Mapping):
+                raise ImproperlyConfigured(f"DJANGO_SSE must be a dict, got {given!r}.")
+            self._parsed[name] = PARSERS[name](given.get(name, DEFAULTS[name]))
+        return self._parsed[name]
+
+    def forget(self) -> None:
+        """Read everything anew when it is next asked for."""
+        self._parsed.clear()
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """The heartbeat of views that have none of their own."""
+        return self.get("HEARTBEAT")  # type: ignore[no-any-return]
+
+    @property
+    def retry(self) -> int | None:
+        """The reconnection time, in milliseconds, told to clients as a stream opens."""
+        return self.get("RETRY")  # type: ignore[no-any-return]
+
+    @property
+    def threads(self) -> int:
+        """How many threads the synchronous work of all streams of a process shares."""
+        return self.get("THREADS")  # type: ignore[no-any-return]
+
+    @property
+    def outbox_limit(self) -> int:
+        """How many bytes of published events may wait for one slow client."""
+        return self.get("OUTBOX_LIMIT")  # type: ignore[no-any-return]
+
+    @property
+    def max_event_bytes(self) -> int:
+        """How many bytes a published event may have, encoded."""
+        return self.get("MAX_EVENT_BYTES")  # type: ignore[no-any-return]
+
+    @property
+    def publish_timeout(self) -> float:
+        """For how many seconds ``publish()`` waits for the broker."""
+        return self.get("PUBLISH_TIMEOUT")  # type: ignore[no-any-return]
+
+    @property
+    def send_timeout(self) -> float:
+        """For how many seconds a client may take no byte before it is closed as ``stalled``."""
+        return self.get("SEND_TIMEOUT")  # type: ignore[no-any-return]
+
+    @property
+    def drain_seconds(self) -> float:
+        """How many seconds streams have for their end when the process is told to end."""
+        return self.get("DRAIN_SECONDS")  # type: ignore[no-any-return]
+
+    @property
+    def recheck_period(self) -> float | None:
+        """After how many seconds a stream's user is checked again; ``None`` is never."""
+        return self.get("RECHECK_PERIOD")  # type: ignore[no-any-return]
+
+    @property
+    def max_connections(self) -> int | None:
+        """How many streams a process takes."""
+        return self.get("MAX_CONNECTIONS")  # type: ignore[no-any-return]
+
+    @property
+    def max_connections_per_address(self) -> int | None:
+        """How many streams a process takes from one address without a user."""
+        return self.get("MAX_CONNECTIONS_PER_ADDRESS")  # type: ignore[no-any-return]
+
+    @property
+    def ticket_seconds(self) -> float:
+        """For how many seconds a ticket is valid."""
+        return self.get("TICKET_SECONDS")  # type: ignore[no-any-return]
+
+    @property
+    def broker(self) -> BrokerSettings:
+        """Which broker is used, and how it is made."""
+        return self.get("BROKER")  # type: ignore[no-any-return]
+
+
+conf = Conf()
+
+
+def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting == "DJANGO_SSE":
+        conf.forget()
+
+
+setting_changed.connect(_on_setting_changed)
