@@ -1,0 +1,297 @@
+"""The broker of a single process: history in bounded ring buffers, no server needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from django_sse.exceptions import BrokerError, HistoryLost
+
+from . import options as read
+from .base import FIRST, PASSING, Broker, EventId, Listener, Message
+
+logger = logging.getLogger("django_sse")
+
+#: Messages that may wait for one event loop. One that is blocked for longer is told ``lost()``.
+QUEUE_LIMIT = 100_000
+#: For each topic that may have a history: so many names more are remembered without one.
+REMEMBERED = 10
+
+
+@dataclass(slots=True)
+class _Log:
+    """What is held of one topic: its last messages, each with the (monotonic) time it came."""
+
+    trimmed: EventId  # no message of the topic with a higher id was let go
+    messages: deque[tuple[float, Message]] = field(default_factory=deque)
+
+    def let_go_oldest(self) -> None:
+        self.trimmed = self.messages.popleft()[1].id
+
+
+class MemoryBroker(Broker):
+    """Orders, stores and distributes events within one process, over any number of threads and loops.
+
+    Options: ``HISTORY``, events that are held per topic (1000); ``MAX_AGE``, the seconds for
+    which they are held at most (86400); ``TOPICS``, how many topics have a history (10000): with
+    more, the one that was silent for longest loses it.
+
+    Of ``10 * TOPICS`` topics more it is known up to which id they were let go, so that who has
+    seen their last event resumes. Only beyond that does resuming in a topic that is not held raise
+    ``HistoryLost`` without need, for ids older than what was forgotten.
+    """
+
+    def __init__(self, location: str = "", options: Mapping[str, Any] | None = None) -> None:
+        if location:
+            raise ImproperlyConfigured(
+                f'DJANGO_SSE["BROKER"]["LOCATION"] must be empty for MemoryBroker, got {location!r}. '
+                'For Redis, set "BACKEND" to "django_sse.brokers.redis.RedisBroker".'
+            )
+        options = options or {}
+        read.refuse_unknown(options, {"HISTORY", "MAX_AGE", "TOPICS"})
+        self._history = read.whole_number(options, "HISTORY", 1000)
+        self._max_age = read.seconds(options, "MAX_AGE", 86_400)
+        self._max_topics = read.whole_number(options, "TOPICS", 10_000)
+        # Everything below belongs to the lock. It is held while a message is handed to the
+        # listeners' queues, so that each of them gets what threads publish in the order of ids.
+        self._lock = threading.Lock()
+        # Ids from a process that ran before are lower than this: its events are gone.
+        self._birth = self._last = EventId(_milliseconds(), 0)
+        # The topic that was silent for longest comes first in both.
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
+        self._evicted: OrderedDict[str, EventId] = OrderedDict()
+        # No event with a higher id belongs to a topic that is in neither.
+        self._forgotten = FIRST
+        self._followers: dict[str, set[MemoryListener]] = {}
+
+    def publish(
+        self,
+        topics: Sequence[str],
+        head: bytes,
+        tail: bytes = b"",
+        key: str | None = None,
+        *,
+        timeout: float,
+    ) -> EventId:
+        topics = tuple(dict.fromkeys(topics))
+        with self._lock:
+            message = Message(self._next_id(), topics, head, tail, key)
+            self._store(message)
+            for listener in set().union(*(self._followers.get(topic, ()) for topic in topics)):
+                if not listener.put(message):
+                    self._drop(listener)
+        return message.id
+
+    async def apublish(
+        self,
+        topics: Sequence[str],
+        head: bytes,
+        tail: bytes = b"",
+        key: str | None = None,
+        *,
+        timeout: float,
+    ) -> EventId:
+        # Nothing here waits, save for a lock that is held for microseconds.
+        return self.publish(topics, head, tail, key, timeout=timeout)
+
+    def latest_id(self, *, timeout: float = 0) -> EventId:
+        return self._last
+
+    async def alatest_id(self, *, timeout: float) -> EventId:
+        return self._last
+
+    def listen(
+        self,
+        deliver: Callable[[Message], None],
+        lost: Callable[[Collection[str]], None],
+    ) -> MemoryListener:
+        return MemoryListener(self, deliver, lost)
+
+    def close(self) -> None:
+        """Do nothing: there is only memory, and it goes with the broker."""
+
+    def follow(self, listener: MemoryListener, topics: Collection[str]) -> EventId:
+        """Hand these topics' messages to the listener from now on; return the newest id before."""
+        with self._lock:
+            for topic in topics:
+                self._followers.setdefault(topic, set()).add(listener)
+            return self._last
+
+    def unfollow(self, listener: MemoryListener, topics: Collection[str]) -> None:
+        """Stop to hand these topics' messages to the listener."""
+        with self._lock:
+            self._unfollow(listener, topics)
+
+    def replay(self, topics: Collection[str], after: EventId) -> list[Message]:
+        """Return what ``Listener.replay()`` promises."""
+        with self._lock:
+            if not self._birth <= after <= self._last:
+                raise HistoryLost(f"The id {after} was not given by this process.")
+            found: dict[EventId, Message] = {}
+            for topic in topics:
+                log = self._logs.get(topic)
+                trimmed = self._trimmed(topic) if log is None else log.trimmed
+                if trimmed > after:
+                    raise HistoryLost(
+                        f"Events of the topic {topic!r} after {after} are not held any more."
+                    )
+                for _, message in reversed(log.messages if log else ()):
+                    if message.id <= after:
+                        break
+                    found[message.id] = message
+        return [found[event_id] for event_id in sorted(found)]
+
+    def _next_id(self) -> EventId:
+        now = _milliseconds()
+        last = self._last
+        # The clock may stand still or go back; ids may not.
+        self._last = (
+            EventId(now, 0)
+            if now > last.milliseconds
+            else last._replace(sequence=last.sequence + 1)
+        )
+        return self._last
+
+    def _store(self, message: Message) -> None:
+        now = time.monotonic()
+        for topic in message.topics:
+            if topic.startswith(PASSING):
+                continue
+            log = self._logs.get(topic)
+            if log is None:
+                log = self._logs[topic] = _Log(self._trimmed(topic))
+                self._evicted.pop(topic, None)
+            log.messages.append((now, message))
+            while len(log.messages) > self._history or log.messages[0][0] < now - self._max_age:
+                log.let_go_oldest()
+            self._logs.move_to_end(topic)
+        self._evict(now - self._max_age)
+
+    def _evict(self, oldest: float) -> None:
+        """Let go of topics without a message since ``oldest``, and of those above the limit."""
+        while self._logs:
+            topic, log = next(iter(self._logs.items()))
+            newest, message = log.messages[-1]
+            if newest >= oldest and len(self._logs) <= self._max_topics:
+                break
+            del self._logs[topic]
+            self._evicted[topic] = message.id
+            if len(self._evicted) > REMEMBERED * self._max_topics:
+                _, trimmed = self._evicted.popitem(last=False)
+                self._forgotten = max(self._forgotten, trimmed)
+
+    def _trimmed(self, topic: str) -> EventId:
+        return self._evicted.get(topic, self._forgotten)
+
+    def _drop(self, listener: MemoryListener) -> None:
+        self._unfollow(listener, list(self._followers))
+
+    def _unfollow(self, listener: MemoryListener, topics: Collection[str]) -> None:
+        for topic in topics:
+            if followers := self._followers.get(topic):
+                followers.discard(listener)
+                if not followers:
+                    del self._followers[topic]
+
+
+class MemoryListener(Listener):
+    """Takes messages from any thread over to the event loop on which it was made."""
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        deliver: Callable[[Message], None],
+        lost: Callable[[Collection[str]], None],
+    ) -> None:
+        self._broker = broker
+        self._deliver = deliver
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        # By topic, the newest id that was given when it was subscribed.
+        self._topics: dict[str, EventId] = {}
+        # These three belong to the broker's publishers and to _drain(), under the lock.
+        self._lock = threading.Lock()
+        self._waiting: deque[Message] = deque()
+        self._overflowed = False
+        self._scheduled = False
+
+    def put(self, message: Message) -> bool:
+        """Queue a message from any thread; return False when the event loop is closed.
+
+        Only the first of many messages wakes the loop.
+        """
+        with self._lock:
+            if len(self._waiting) >= QUEUE_LIMIT:
+                self._waiting.clear()
+                self._overflowed = True
+            self._waiting.append(message)
+            if not self._scheduled:
+                try:
+                    self._loop.call_soon_threadsafe(self._drain)
+                except RuntimeError:
+                    # It was closed without close(); nobody is left to be told.
+                    return False
+                self._scheduled = True
+        return True
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        if self._closed:
+            raise BrokerError("The listener is closed.")
+        new = [topic for topic in topics if topic not in self._topics]
+        # A message that is published meanwhile waits for this loop, which is busy here, and is
+        # above the id.
+        self._topics.update(dict.fromkeys(new, self._broker.follow(self, new)))
+
+    async def unsubscribe(self, topics: Collection[str]) -> None:
+        self._broker.unfollow(self, topics)
+        for topic in topics:
+            self._topics.pop(topic, None)
+
+    async def replay(self, topics: Collection[str], after: EventId) -> list[Message]:
+        return self._broker.replay(topics, after)
+
+    async def latest_id(self) -> EventId:
+        return self._broker.latest_id()
+
+    async def close(self) -> None:
+        self._closed = True
+        await self.unsubscribe(list(self._topics))
+        with self._lock:
+            self._waiting.clear()
+
+    def _drain(self) -> None:
+        with self._lock:
+            messages, self._waiting = self._waiting, deque()
+            overflowed, self._overflowed = self._overflowed, False
+            self._scheduled = False
+        if overflowed and self._topics:
+            logger.warning("An event loop was blocked while %d events came.", QUEUE_LIMIT)
+            self._call(self._lost, frozenset(self._topics))
+        for message in messages:
+            # Looked up each time: what is delivered may unsubscribe topics. A message from
+            # before a topic was (again) subscribed is none of it.
+            if any(
+                (since := self._topics.get(topic)) is not None and message.id > since
+                for topic in message.topics
+            ):
+                self._call(self._deliver, message)
+
+    def _call(self, callback: Callable[[Any], None], argument: Any) -> None:
+        # One message that somebody chokes on must not take those behind it along.
+        try:
+            callback(argument)
+        except Exception:
+            logger.exception("Delivering to %r failed.", callback)
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000

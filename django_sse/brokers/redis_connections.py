@@ -1,0 +1,317 @@
+"""How scripts reach Redis: connections for threads and for event loops, reused, never shared by a fork.
+
+redis-py's connections are used without its clients and pools. Those send a command again after a
+failure, and cannot say whether it was sent at all; ``publish()`` has to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis.asyncio
+from django.core.exceptions import ImproperlyConfigured
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .redis_script import Script
+
+#: Commands of one event loop that may be under way at once; each has its own connection.
+CONNECTIONS_PER_LOOP = 8
+#: Connections of threads that are kept for later.
+IDLE_CONNECTIONS = 32
+
+#: Redis is away, starting, or failing over: what fails with these may be tried again.
+AWAY = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    OSError,  # TimeoutError too
+    MasterDownError,
+    ReadOnlyError,
+)
+# Redis answered, and did nothing. (The first write of a script meets these, or none does.)
+_REFUSED = (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
+
+# What the code relies on: raw bytes, replies and published messages alike on RESP2, and no time
+# limits, retries or health checks but its own.
+_FIXED: dict[str, Any] = {
+    "protocol": 2,
+    "decode_responses": False,
+    "encoding": "utf-8",
+    "health_check_interval": 0,
+    "retry": None,
+    "retry_on_error": [],
+    "retry_on_timeout": False,
+    "socket_timeout": None,
+    "socket_connect_timeout": None,
+}
+
+
+class ThreadConnection(Protocol):
+    """What is used of ``redis.Connection``, which is typed in part only."""
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def send_command(self, *command: Any) -> None: ...
+    def can_read(self, timeout: float) -> bool: ...
+    def read_response(self) -> Any: ...
+
+
+class LoopConnection(Protocol):
+    """What is used of ``redis.asyncio.Connection``."""
+
+    @property
+    def is_connected(self) -> bool: ...
+    async def connect(self) -> None: ...
+    async def disconnect(self, nowait: bool = False) -> None: ...
+    async def send_command(self, *command: Any) -> None: ...
+    async def read_response(self) -> Any: ...
+
+
+@dataclass(slots=True)
+class Attempt:
+    """``sent`` is True once a command may have reached Redis, and Redis did not refuse it."""
+
+    sent: bool = False
+
+
+def pauses() -> Iterator[float]:
+    """Yield ever longer times to wait between attempts: 25 ms at first, two seconds at most.
+
+    They are random, so that a server that comes back is not met by all processes at once.
+    """
+    limit = 0.05
+    while True:
+        yield random.uniform(limit / 2, limit)  # noqa: S311 - no secret
+        limit = min(limit * 2, 2.0)
+
+
+class Connector:
+    """Makes connections of both kinds to the server that ``LOCATION`` names."""
+
+    def __init__(self, location: str, options: Mapping[str, Any]) -> None:
+        """Raise ``ImproperlyConfigured`` where redis-py does not understand these."""
+        try:
+            # They are not used as pools, but know what a URL means, and which class it needs.
+            kwargs = {**options, **_FIXED}
+            self._threads: Any = redis.ConnectionPool.from_url(location, **kwargs)
+            self._loops: Any = redis.asyncio.ConnectionPool.from_url(location, **kwargs)
+            self.make_for_thread(timeout=1)
+        except (ValueError, TypeError) as error:
+            raise ImproperlyConfigured(
+                'DJANGO_SSE["BROKER"]["LOCATION"] must be a redis://, rediss:// or unix:// URL, '
+                f'and OPTIONS["CLIENT"] what redis-py\'s connections accept. It says: {error}'
+            ) from error
+        kwargs = self._threads.connection_kwargs
+        for name, value in _FIXED.items():
+            # The query of a URL goes before arguments.
+            if name in options or kwargs.get(name) != value:
+                raise ImproperlyConfigured(
+                    f'DJANGO_SSE["BROKER"] must not set {name!r} for redis-py, neither in LOCATION '
+                    'nor in OPTIONS["CLIENT"]: RedisBroker does.'
+                )
+        self.database = int(kwargs.get("db") or 0)
+
+    def make_for_thread(self, timeout: float) -> ThreadConnection:
+        """Return an unconnected connection; no single step of it takes longer than ``timeout``."""
+        limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        kwargs = self._threads.connection_kwargs | limits
+        connection: ThreadConnection = self._threads.connection_class(**kwargs)
+        return connection
+
+    def make_for_loop(self) -> LoopConnection:
+        """Return an unconnected connection for the running event loop, without any time limit."""
+        connection: LoopConnection = self._loops.connection_class(**self._loops.connection_kwargs)
+        return connection
+
+
+class Connections:
+    """All connections of this process on which scripts are run."""
+
+    def __init__(self, connector: Connector, inherited: Connections | None = None) -> None:
+        self.pid = os.getpid()
+        # What the parent process had open is kept, untouched, so that nothing closes it here.
+        self._inherited = inherited
+        self._connector = connector
+        self._lock = threading.Lock()
+        self._idle: list[ThreadConnection] = []
+        self._loops: dict[asyncio.AbstractEventLoop, LoopConnections] = {}
+
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        attempt: Attempt,
+        deadline: float,
+    ) -> Any:
+        """Run a script once, from any thread, until ``deadline`` (``time.monotonic()``) at most."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        if connection is not None and _is_stale(connection):
+            connection.disconnect()
+            connection = None
+        if connection is None:
+            connection = self._connector.make_for_thread(max(deadline - time.monotonic(), 0.001))
+        try:
+            connection.connect()
+            attempt.sent = True
+            try:
+                reply = _call(connection, script.by_name(keys, args), deadline)
+            except NoScriptError:
+                reply = _call(connection, script.in_full(keys, args), deadline)
+        except BaseException as error:
+            if isinstance(error, _REFUSED):
+                attempt.sent = False
+            # Also where it is sound: behind a name, another server may be the right one by now.
+            connection.disconnect()
+            self._drop_idle()
+            raise
+        with self._lock:
+            if len(self._idle) < IDLE_CONNECTIONS:
+                self._idle.append(connection)
+                return reply
+        connection.disconnect()
+        return reply
+
+    def for_running_loop(self) -> LoopConnections:
+        """Return the connections of the event loop that runs in this thread."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            mine = self._loops.get(loop)
+            if mine is None:
+                for other in [other for other in self._loops if other.is_closed()]:
+                    del self._loops[other]
+                mine = self._loops[loop] = LoopConnections(self._connector)
+        return mine
+
+    def close(self) -> None:
+        """Close what is idle; safe from any thread. What is in use is closed after its use."""
+        with self._lock:
+            loops, self._loops = self._loops, {}
+        self._drop_idle()
+        for loop, connections in loops.items():
+            # It is raised where the loop is closed, and took its connections along.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(connections.start_to_close)
+
+    def _drop_idle(self) -> None:
+        # Where one connection has failed, those from before are not worth finding out one by one.
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.disconnect()
+
+
+class LoopConnections:
+    """The connections of one event loop; closed with it.
+
+    ``asyncio.run()`` and whatever else ends loops properly (also ``async_to_sync``, with a loop
+    for each call) closes asynchronous generators that are still open. One is held here for that.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._idle: list[LoopConnection] = []
+        self._slots = asyncio.Semaphore(CONNECTIONS_PER_LOOP)
+        self._end_of_loop: AsyncGenerator[None, None] | None = None
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], attempt: Attempt
+    ) -> Any:
+        """Run a script once. The caller sets the time limit, by cancellation."""
+        if self._end_of_loop is None:
+            self._end_of_loop = self._close_at_end_of_loop()
+            await anext(self._end_of_loop)
+        async with self._slots:
+            connection = self._idle.pop() if self._idle else self._connector.make_for_loop()
+            try:
+                if connection.is_connected and await _is_stale_async(connection):
+                    await connection.disconnect(nowait=True)
+                await connection.connect()
+                attempt.sent = True
+                try:
+                    reply = await _call_async(connection, script.by_name(keys, args))
+                except NoScriptError:
+                    reply = await _call_async(connection, script.in_full(keys, args))
+            except BaseException as error:
+                if isinstance(error, _REFUSED):
+                    attempt.sent = False
+                await connection.disconnect(nowait=True)
+                await self.close_idle()
+                raise
+            if self._closed:
+                await connection.disconnect(nowait=True)
+            else:
+                self._idle.append(connection)
+            return reply
+
+    async def close_idle(self) -> None:
+        """Close the connections that are not in use. More can be opened afterwards."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            # Nothing waits to be sent, so nothing is cut off, and a dead peer is not waited for.
+            await connection.disconnect(nowait=True)
+
+    def start_to_close(self) -> None:
+        """Close everything, now or after its use. Called on the event loop."""
+        self._closed = True
+        self._closing = asyncio.ensure_future(self.close_idle())
+
+    async def _close_at_end_of_loop(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._closed = True
+            await self.close_idle()
+
+
+def _call(connection: ThreadConnection, command: Sequence[Any], deadline: float) -> Any:
+    connection.send_command(*command)
+    # read_response() alone would wait for as long as the connection was once made for.
+    if not connection.can_read(timeout=max(deadline - time.monotonic(), 0)):
+        raise RedisTimeoutError("Redis did not answer in time.")
+    return connection.read_response()
+
+
+async def _call_async(connection: LoopConnection, command: Sequence[Any]) -> Any:
+    await connection.send_command(*command)
+    return await connection.read_response()
+
+
+def _is_stale(connection: ThreadConnection) -> bool:
+    # Redis says nothing unasked: what can be read is the end of the connection. Noticed before
+    # anything is sent, it costs no publisher an error.
+    try:
+        return connection.can_read(timeout=0)
+    except AWAY:
+        return True
+
+
+async def _is_stale_async(connection: LoopConnection) -> bool:
+    # redis-py 8 renamed it.
+    name = "can_read" if hasattr(connection, "can_read") else "can_read_destructive"
+    return bool(await getattr(connection, name)())

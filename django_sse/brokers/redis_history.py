@@ -1,0 +1,135 @@
+"""Reading of what is stored in Redis, by an event loop that has time to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from redis.exceptions import RedisError
+
+from django_sse.exceptions import BrokerError
+
+from .base import FIRST, EventId, Message
+from .redis_connections import AWAY, Attempt, Connections, pauses
+from .redis_script import LATEST, READ, Names, Script, event_id, unpack
+
+logger = logging.getLogger("django_sse")
+
+#: Seconds after which an attempt to read is given up, for another one.
+ATTEMPT_SECONDS = 5.0
+#: Redis serves nobody else while it runs a script, so no single read is large.
+TOPICS_PER_READ = 100
+EVENTS_PER_READ = 500
+
+# Redis counts with 64 bits; nothing that it gave comes near.
+_HIGHEST = 2**63
+
+
+class Known:
+    """The newest id that this process has seen, from whatever came.
+
+    It goes along with every command: a server that has given less was emptied, or lost its last
+    writes in a crash or a failover, and begins a new age.
+    """
+
+    def __init__(self) -> None:
+        self.id = FIRST
+
+    def note(self, id: EventId) -> None:
+        """Take an id into account. Two threads may overwrite each other: the next id mends it."""
+        if id > self.id:
+            self.id = id
+
+
+class Reading(NamedTuple):
+    """What ``History.read()`` found.
+
+    ``messages`` are those up to and including ``upto``, in order, once; of the topics in ``lost``
+    some are missing.
+    """
+
+    messages: list[Message]
+    lost: set[str]
+    upto: EventId
+
+
+class History:
+    """Reads from the streams; waits for as long as Redis is away."""
+
+    def __init__(
+        self, connections: Callable[[], Connections], names: Names, known: Known, memory: int
+    ) -> None:
+        """Take ``memory``: milliseconds for which a topic's newest id is remembered."""
+        self._connections = connections
+        self._names = names
+        self._known = known
+        self._memory = memory
+
+    async def latest(self) -> EventId:
+        """Return the newest id that was given."""
+        reply = await self._run(LATEST, [self._names.ids], [str(self._known.id)])
+        newest = event_id(reply)
+        self._known.note(newest)
+        return newest
+
+    async def read(self, after: Mapping[str, EventId]) -> Reading:
+        """Return what each of these topics has above its id, as of one moment.
+
+        Long histories are read in pieces. All of them end at the id that was the newest when
+        the first was read, so that nothing below it is left out because its topic came first.
+        """
+        positions = dict(after)
+        found: dict[EventId, Message] = {}
+        lost: set[str] = set()
+        upto: EventId | None = None
+        while positions or upto is None:
+            piece = dict(islice(positions.items(), TOPICS_PER_READ))
+            count = EVENTS_PER_READ // max(len(piece), 1)
+            now, last, birth, pages = await self._read_pages(piece, upto, count)
+            if upto is None:
+                upto = last
+            for (topic, position), (trimmed, page) in zip(piece.items(), pages, strict=True):
+                if (
+                    not birth <= position <= last
+                    or event_id(trimmed) > position
+                    # The newest id of a topic that expired may be forgotten by now.
+                    or (position < last and position.milliseconds <= now - self._memory)
+                ):
+                    lost.add(topic)
+                for text, (_, _, _, event) in page:
+                    positions[topic] = event_id(text)
+                    found[positions[topic]] = unpack(positions[topic], event)
+                if len(page) < count:
+                    del positions[topic]
+        return Reading([found[position] for position in sorted(found)], lost, upto)
+
+    async def _read_pages(
+        self, after: Mapping[str, EventId], upto: EventId | None, count: int
+    ) -> tuple[int, EventId, EventId, list[Any]]:
+        known = str(self._known.id)
+        starts = [
+            f"{min(ms, _HIGHEST)}-{min(sequence, _HIGHEST)}" for ms, sequence in after.values()
+        ]
+        args = [known, "" if upto is None else str(upto), count, *starts]
+        now, last, birth, pages = await self._run(READ, self._names.keys(list(after)), args)
+        self._known.note(event_id(last))
+        return int(now), event_id(last), event_id(birth), pages
+
+    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        waits = pauses()
+        while True:
+            try:
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    return (
+                        await self._connections()
+                        .for_running_loop()
+                        .run(script, keys, args, Attempt())
+                    )
+            except AWAY as error:
+                logger.debug("Redis is away, trying again: %r", error)
+            except RedisError as error:
+                raise BrokerError(f"Redis refused to read: {error}") from error
+            await asyncio.sleep(next(waits))

@@ -1,0 +1,167 @@
+"""What concerns the streams of all processes, sent through the broker: ending and counting them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.utils.asyncio import async_unsafe
+
+from .brokers import get_broker
+from .brokers.base import PASSING, Message
+from .conf import conf
+from .events import EventDecoder, encode_head
+from .exceptions import BrokerError
+from .metrics import stats
+from .roster import roster
+
+logger = logging.getLogger("django_sse")
+
+#: No topic of a project can be this one: control characters are refused there.
+CONTROL = "\x1fcontrol"
+#: Streams that one process tells of, at the most.
+MAX_LISTED = 1000
+
+
+@async_unsafe("close_streams() waits for the broker: use `await aclose_streams(…)`.")
+def close_streams(*, user: Any = None, topic: str | None = None, stream: str | None = None) -> None:
+    """End streams in all processes, as ``revoked``: those of a user, of a topic, or of both.
+
+    ``user`` is a user or its primary key; ``stream`` is the id of one stream, as listed in the
+    admin. Returns when the broker has the order, which processes carry out as it reaches them.
+    Raises ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given.
+    """
+    order = _close_order(user, topic, stream)
+    get_broker().publish([CONTROL], _encode(order), timeout=conf.publish_timeout)
+
+
+async def aclose_streams(
+    *, user: Any = None, topic: str | None = None, stream: str | None = None
+) -> None:
+    """Do the same as ``close_streams()`` from a coroutine."""
+    order = _close_order(user, topic, stream)
+    await get_broker().apublish([CONTROL], _encode(order), timeout=conf.publish_timeout)
+
+
+def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
+    """Carry out an order for the streams of one event loop."""
+    try:
+        order = _decode(message)
+        _check(order)
+    except (ValueError, RecursionError):
+        logger.error("An order came through the broker that cannot be read; it is left out.")
+        return
+    if "close" in order:
+        for stream in _matching(loop, order["close"]):
+            stream.revoke()
+    elif "report" in order:
+        answer = _encode(_report(loop, listed=bool(order.get("streams"))))
+        task = loop.create_task(_answer(order["report"], answer))
+        _answers.add(task)
+        task.add_done_callback(_answers.discard)
+
+
+async def areports(*, wait: float = 1.0, streams: bool = False) -> list[dict[str, Any]]:
+    """Ask all processes for their numbers, and with ``streams`` for their streams.
+
+    Returns what came within ``wait`` seconds: one dict for each event loop that serves streams,
+    with ``process``, ``stats`` and ``streams``. Raises ``BrokerError`` where the broker is away.
+    """
+    topic = f"{PASSING}{uuid.uuid4().hex}"
+    found: list[dict[str, Any]] = []
+    broker = get_broker()
+    listener = broker.listen(lambda message: found.append(_decode(message)), lambda topics: None)
+    try:
+        try:
+            async with asyncio.timeout(conf.publish_timeout):
+                await listener.subscribe([topic])
+        except TimeoutError as error:
+            raise BrokerError("The broker did not answer in time.") from error
+        order = _encode({"report": topic, "streams": streams})
+        await broker.apublish([CONTROL], order, timeout=conf.publish_timeout)
+        await asyncio.sleep(wait)
+    finally:
+        await listener.close()
+    return found
+
+
+def reports(*, wait: float = 1.0, streams: bool = False) -> list[dict[str, Any]]:
+    """Do the same as ``areports()`` outside of an event loop."""
+    return async_to_sync(areports)(wait=wait, streams=streams)
+
+
+_answers: set[asyncio.Task[None]] = set()
+
+
+async def _answer(topic: str, answer: bytes) -> None:
+    try:
+        await get_broker().apublish([topic], answer, timeout=conf.publish_timeout)
+    except Exception:
+        logger.warning("A report could not be sent through the broker.", exc_info=True)
+
+
+def _close_order(user: Any, topic: str | None, stream: str | None) -> dict[str, Any]:
+    if user is None and topic is None and stream is None:
+        raise TypeError("close_streams() needs a user, a topic or a stream.")
+    key = None if user is None else str(getattr(user, "pk", user))
+    return {"close": {"user": key, "topic": topic, "stream": stream}}
+
+
+def _matching(loop: asyncio.AbstractEventLoop, wanted: dict[str, Any]) -> Iterator[Any]:
+    for stream in roster.streams():
+        # A stream in its handshake has no loop yet; the loop that it will have is this one, or
+        # another that carries out the order too.
+        if stream.loop not in (loop, None):
+            continue
+        if wanted.get("user") is not None and user_key(stream) != wanted["user"]:
+            continue
+        if wanted.get("topic") is not None and wanted["topic"] not in stream.followed_topics:
+            continue
+        if wanted.get("stream") is not None and stream.stream_id != wanted["stream"]:
+            continue
+        yield stream
+
+
+def user_key(stream: Any) -> str | None:
+    """Return the primary key of a stream's user as text, or ``None`` for nobody."""
+    key = getattr(stream.request.user, "pk", None)
+    return None if key is None else str(key)
+
+
+def _report(loop: asyncio.AbstractEventLoop, *, listed: bool) -> dict[str, Any]:
+    streams = [stream for stream in roster.streams() if stream.loop is loop] if listed else []
+    return {
+        "process": f"{platform.node()}:{os.getpid()}",
+        "time": time.time(),
+        "stats": stats(),
+        "streams": [stream.describe() for stream in streams[:MAX_LISTED]],
+    }
+
+
+def _check(order: Any) -> None:
+    """Raise ``ValueError`` for an order that none of our processes would give."""
+    if not isinstance(order, dict):
+        raise ValueError("An order is a JSON object.")
+    if not isinstance(order.get("close", {}), dict):
+        raise ValueError("What to close is a JSON object.")
+    # An answer goes nowhere but where answers go: never into a topic of the project.
+    if not str(order.get("report", PASSING)).startswith(PASSING):
+        raise ValueError("A report is for a topic of answers.")
+
+
+def _encode(order: dict[str, Any]) -> bytes:
+    return encode_head(json.dumps(order), None)
+
+
+def _decode(message: Message) -> dict[str, Any]:
+    [event] = EventDecoder().feed(message.encode())
+    order: dict[str, Any] = json.loads(event.data or "")
+    return order

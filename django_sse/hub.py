@@ -1,0 +1,450 @@
+"""From the listener of a process to the connections that follow its topics.
+
+There is one hub for each event loop. Connections that follow the same topics form a *cohort*: what
+is published to them in one turn of the loop is encoded and joined once, and the same bytes are
+written to all of them from one callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+
+from .backlog import Backlog, Item
+from .brokers import get_broker
+from .brokers.base import Broker, EventId, Listener, Message
+from .control import CONTROL, obey
+from .direct import frame
+from .exceptions import HistoryLost, StreamClosed
+from .metrics import counters
+from .outbox import HIGH_WATER, Outbox
+from .roster import roster
+
+logger = logging.getLogger("django_sse")
+
+#: Bytes after which a cohort's batch is written at once, so that a burst stays bounded.
+CHUNK = 64 * 1024
+#: Seconds after the last follower left until the listener is closed.
+LINGER = 10.0
+
+
+class Cohort:
+    """The connections of one loop that follow exactly the same topics."""
+
+    __slots__ = ("_live", "_order", "_skipping", "_waiting", "batch", "last", "size", "topics")
+
+    def __init__(self, topics: frozenset[str]) -> None:
+        self.topics = topics
+        #: The newest message, so that one of several topics is taken once.
+        self.last: Message | None = None
+        self.batch: list[Item] = []
+        self.size = 0
+        self._live: dict[Subscription, None] = {}
+        self._waiting: dict[Subscription, None] = {}
+        # What they were replayed is newer than what the listener has delivered so far.
+        self._skipping: dict[Subscription, None] = {}
+        self._order: tuple[Subscription, ...] | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is in it."""
+        return not (self._live or self._waiting or self._skipping)
+
+    def add(self, subscription: Subscription) -> None:
+        """Take a connection in; messages are held for it until it is live."""
+        self._waiting[subscription] = None
+
+    def set_live(self, subscription: Subscription) -> None:
+        """Write to a connection from now on, what is newer than its cursor."""
+        self._waiting.pop(subscription, None)
+        if self.last is None or self.last.id < subscription.cursor:
+            # A broker may store an event before its listener hears of it: what was read from the
+            # store may still be on its way.
+            self._skipping[subscription] = None
+        else:
+            self._live[subscription] = None
+            self._order = None
+
+    def remove(self, subscription: Subscription) -> None:
+        """Let a connection go."""
+        self._waiting.pop(subscription, None)
+        self._skipping.pop(subscription, None)
+        if subscription in self._live:
+            del self._live[subscription]
+            self._order = None
+
+    def flush(self) -> None:
+        """Write the batch to whoever is live, in one piece, and hold it for who is not."""
+        batch, size = self.batch, self.size
+        if not batch:
+            return
+        self.batch, self.size = [], 0
+        data = batch[0][1] if len(batch) == 1 else b"".join([block for _, block in batch])
+        message = {"type": "http.response.body", "body": data, "more_body": True}
+        order = self._order
+        if order is None:
+            order = self._order = tuple(self._live)
+        # Kept here: who overflows leaves the cohort meanwhile.
+        chunk = frame(data)
+        for subscription in order:
+            if subscription.backlog is not None or not subscription.outbox.write(
+                message, size, chunk
+            ):
+                subscription.enqueue(batch)
+        counters.sent += len(batch) * len(order)
+        for subscription in tuple(self._skipping):
+            newer = [item for item in batch if item[0].id > subscription.cursor]
+            if newer:
+                del self._skipping[subscription]
+                self._live[subscription] = None
+                self._order = None
+                counters.sent += len(newer)
+                subscription.send(newer)
+        for subscription in tuple(self._waiting):
+            subscription.hold(batch, size)
+
+    def everyone(self) -> list[Subscription]:
+        """Return all connections, live or not."""
+        return [*self._live, *self._skipping, *self._waiting]
+
+
+class Hub:
+    """Subscribes to what is followed, and hands each message to its cohorts, in order."""
+
+    def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
+        self.broker = broker
+        self.listener: Listener = broker.listen(self._deliver, self._lost)
+        self._loop = loop
+        self._cohorts: dict[frozenset[str], Cohort] = {}
+        self._by_topic: dict[str, list[Cohort]] = {}
+        self._subscribed: set[str] = set()
+        self._wanted: set[str] = set()
+        self._dirty: list[Cohort] = []
+        self._scheduled = False
+        # Subscribing and unsubscribing wait for the broker, and must not overtake each other.
+        self._lock = asyncio.Lock()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._heeding: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    def add(self, subscription: Subscription, topics: frozenset[str]) -> Cohort:
+        """Put a connection into its cohort; messages are held for it from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        cohort = self._cohorts.get(topics)
+        if cohort is None:
+            cohort = self._cohorts[topics] = Cohort(topics)
+            for topic in topics:
+                self._by_topic.setdefault(topic, []).append(cohort)
+        cohort.add(subscription)
+        return cohort
+
+    def remove(self, subscription: Subscription, cohort: Cohort) -> None:
+        """Take a connection out, and stop to listen to what nobody follows any more."""
+        cohort.remove(subscription)
+        if not cohort.empty or self._cohorts.get(cohort.topics) is not cohort:
+            return
+        del self._cohorts[cohort.topics]
+        for topic in cohort.topics:
+            cohorts = self._by_topic[topic]
+            cohorts.remove(cohort)
+            if not cohorts:
+                del self._by_topic[topic]
+        if self._sweeper is None and not self.closed:
+            self._sweeper = self._loop.create_task(self._sweep())
+        self.let_go()
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        """Return when no message of these topics can be missed any more."""
+        if self._subscribed.issuperset(topics):
+            return
+        self._wanted.update(topics)
+        async with self._lock:
+            if not self._subscribed.issuperset(topics):
+                # With what others wait for: after a restart, thousands of streams come at once.
+                new, self._wanted = self._wanted - self._subscribed, set()
+                await self.listener.subscribe(new | (set(topics) - self._subscribed))
+                self._subscribed |= new | set(topics)
+
+    def flush(self) -> None:
+        """Write what was delivered in this turn of the loop."""
+        self._scheduled = False
+        dirty, self._dirty = self._dirty, []
+        for cohort in dirty:
+            cohort.flush()
+
+    async def aclose(self) -> None:
+        """Close the listener. The next follower gets a new hub."""
+        self._retire()
+        for task in (self._sweeper, self._heeding):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        await self.listener.close()
+
+    def _retire(self) -> None:
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if _hubs.get(self._loop) is self:
+            del _hubs[self._loop]
+
+    @property
+    def followed(self) -> bool:
+        """Whether any connection is in a cohort."""
+        return bool(self._cohorts)
+
+    def heed(self) -> None:
+        """Listen to what concerns all streams, for as long as this loop has some."""
+        if self._heeding is None:
+            self._heeding = self._loop.create_task(self._heed())
+
+    async def _heed(self) -> None:
+        try:
+            await self.subscribe([CONTROL])
+        except Exception:
+            logger.exception("A process cannot hear what ends streams everywhere.")
+            self._heeding = None
+
+    def let_go(self) -> None:
+        """Close the listener in a while, unless there are followers or streams by then."""
+        if self._timer is None and not self._cohorts and not self.closed:
+            self._timer = self._loop.call_later(LINGER, self._expire)
+
+    def _deliver(self, message: Message) -> None:
+        if CONTROL in message.topics:
+            obey(message, self._loop)
+            return
+        item: Item | None = None
+        for topic in message.topics:
+            for cohort in self._by_topic.get(topic, ()):
+                if cohort.last is message:
+                    continue  # It follows several of the message's topics.
+                cohort.last = message
+                if item is None:
+                    item = (message, message.encode())
+                if not cohort.batch:
+                    self._dirty.append(cohort)
+                cohort.batch.append(item)
+                cohort.size += len(item[1])
+                if cohort.size >= CHUNK:
+                    cohort.flush()
+        if self._dirty and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def _lost(self, topics: Collection[str]) -> None:
+        self.flush()
+        for cohort in list(self._cohorts.values()):
+            if not cohort.topics.isdisjoint(topics):
+                for subscription in cohort.everyone():
+                    subscription.lose()
+
+    async def _sweep(self) -> None:
+        try:
+            async with self._lock:
+                # Again, for those whose last follower leaves meanwhile.
+                while unused := self._subscribed.difference(self._by_topic, [CONTROL]):
+                    self._subscribed -= unused
+                    await self.listener.unsubscribe(unused)
+        except Exception:
+            logger.exception("A broker's listener could not unsubscribe.")
+        finally:
+            self._sweeper = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        if any(stream.loop is self._loop for stream in roster.streams()):
+            self.let_go()
+        elif not self._cohorts and not self.closed:
+            # At once, so that nobody comes in before the task has its first turn.
+            self._retire()
+            self._closer = self._loop.create_task(self.aclose())
+
+
+_hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+
+
+def get_hub() -> Hub:
+    """Return the hub of the running event loop, made when it is first needed."""
+    loop = asyncio.get_running_loop()
+    hub, broker = _hubs.get(loop), get_broker()
+    if hub is None or hub.broker is not broker:
+        for gone in [other for other in _hubs if other.is_closed()]:
+            del _hubs[gone]
+        # The hub of another broker, where a test has put one, lives on for its followers.
+        hub = _hubs[loop] = Hub(broker, loop)
+    return hub
+
+
+async def close_idle_hub() -> None:
+    """Close the running loop's hub if nobody follows a topic; for tests, which end their loop."""
+    hub = _hubs.get(asyncio.get_running_loop())
+    if hub is not None and not hub.followed:
+        await hub.aclose()
+
+
+class Subscription:
+    """One connection's topics: first held, then replayed, then live.
+
+    ``resumed`` says whether the client goes on where it was. ``cursor`` is the id from which
+    ``join()`` goes on; while the subscription is live, its cohort knows better.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_cohort",
+        "_held",
+        "_held_size",
+        "_hub",
+        "_limit",
+        "_on_lost",
+        "_on_overflow",
+        "_overflow",
+        "backlog",
+        "cursor",
+        "outbox",
+        "resumed",
+    )
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        overflow: str,
+        limit: int,
+        on_overflow: Callable[[], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.outbox = outbox
+        self.backlog: Backlog | None = None
+        self.resumed = False
+        self.cursor = EventId(0, 0)
+        self._overflow = overflow
+        self._limit = limit
+        self._on_overflow = on_overflow
+        self._on_lost = on_lost
+        self._hub: Hub | None = None
+        self._cohort: Cohort | None = None
+        # What came before join(). None: too much to be held, the broker is asked for it.
+        self._held: list[Item] | None = []
+        self._held_size = 0
+
+    async def open(self, topics: Collection[str], last_event_id: str | None) -> None:
+        """Subscribe, and find where to go on; waits for as long as the broker is away."""
+        hub = self._hub = get_hub()
+        self._cohort = hub.add(self, frozenset(topics))
+        await hub.subscribe(topics)
+        after = None if last_event_id is None else EventId.parse(last_event_id)
+        if after is not None:
+            try:
+                replayed = await hub.listener.replay(topics, after)
+            except HistoryLost:
+                pass
+            else:
+                self.resumed = True
+                self.cursor = after
+                self._prepend(replayed)
+                return
+        # What was published before this moment is in the snapshot, which is made after it.
+        self.cursor = await hub.listener.latest_id()
+
+    async def join(self) -> None:
+        """Send what came since the cursor, with the client's own pace, then be live.
+
+        Raises ``HistoryLost`` when the broker does not hold all of it any more, and
+        ``StreamClosed`` when the client has left.
+        """
+        hub, cohort, outbox = self._hub, self._cohort, self.outbox
+        if hub is None or cohort is None:
+            raise StreamClosed("The stream has ended.")
+        if not self.resumed:
+            # An id alone dispatches nothing, but is what the client resumes from.
+            outbox.put(b"id: %d-%d\n\n" % self.cursor)
+        while True:
+            hub.flush()
+            if self._held is None:
+                self._held, self._held_size = [], 0
+                self._prepend(await hub.listener.replay(cohort.topics, self.cursor))
+                continue
+            held, self._held, self._held_size = self._held, [], 0
+            if not held:
+                break
+            for message, block in held:
+                if message.id > self.cursor:
+                    self.cursor = message.id
+                    outbox.put(block)
+                    counters.sent += 1
+                    if outbox.size >= HIGH_WATER:
+                        await outbox.drain()
+                    if outbox.gone or self._cohort is None:
+                        raise StreamClosed("The stream has ended.")
+        outbox.flush()
+        cohort.set_live(self)
+
+    @property
+    def newest(self) -> EventId:
+        """The id of the newest event that was given to the connection."""
+        last = None if self._cohort is None else self._cohort.last
+        return self.cursor if last is None else max(self.cursor, last.id)
+
+    def hold(self, batch: list[Item], size: int) -> None:
+        """Keep messages for ``join()``, within the outbox's limit."""
+        if self._held is not None:
+            self._held_size += size
+            if self._held_size > self._limit:
+                self._held = None
+            else:
+                self._held += batch
+
+    def send(self, batch: list[Item]) -> None:
+        """Write messages that only this client gets in one piece."""
+        data = b"".join([block for _, block in batch])
+        message = {"type": "http.response.body", "body": data, "more_body": True}
+        if self.backlog is not None or not self.outbox.write(message, len(data)):
+            self.enqueue(batch)
+
+    def enqueue(self, batch: list[Item]) -> None:
+        """Keep messages for a client that is slower than they come."""
+        if self.backlog is None:
+            self.backlog = Backlog(self._overflow, self._limit)
+            self.outbox.on_ready = self._pump
+        if not self.backlog.add(batch):
+            self.close()
+            self._on_overflow()
+
+    def lose(self) -> None:
+        """Take the broker's word that messages were lost between the last one and the next."""
+        self._on_lost()
+
+    def close(self, *, keep: bool = False) -> None:
+        """Leave the hub; with ``keep``, what still waits for the client goes to its outbox."""
+        hub, cohort = self._hub, self._cohort
+        self._hub = self._cohort = None
+        if hub is not None and cohort is not None:
+            if keep:
+                cohort.flush()
+            hub.remove(self, cohort)
+        backlog, self.backlog = self.backlog, None
+        self.outbox.on_ready = None
+        if keep and backlog is not None:
+            while data := backlog.take(CHUNK):
+                self.outbox.put(data)
+
+    def _prepend(self, replayed: list[Message]) -> None:
+        """Put what the broker stored before what came meanwhile; the overlap is skipped later."""
+        if self._held is not None:
+            self._held[:0] = [(message, message.encode()) for message in replayed]
+
+    def _pump(self) -> None:
+        backlog = self.backlog
+        while backlog is not None and not self.outbox.blocked:
+            data = backlog.take(CHUNK)
+            if not data:
+                self.backlog = backlog = self.outbox.on_ready = None
+                return
+            message = {"type": "http.response.body", "body": data, "more_body": True}
+            self.outbox.write(message, len(data))

@@ -1,0 +1,57 @@
+"""Every stream of this process, from its admission to its end, and what was counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any, Protocol
+
+
+class Stream(Protocol):
+    """What is asked of an open stream."""
+
+    close_reason: str | None
+
+    def end(self, reason: str) -> None: ...
+
+
+class Roster:
+    """The streams that are admitted, by what limits go by. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: What holds a place, each with the keys that it is counted under.
+        self._places: dict[Any, tuple[Any, ...]] = {}
+        self._counts: Counter[Any] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def streams(self) -> list[Any]:
+        """Return the streams of this moment."""
+        with self._lock:
+            return list(self._places)
+
+    def enter(self, stream: Any, limits: dict[Any, int]) -> Any:
+        """Give a stream its place; ``limits`` maps each key it counts under to a maximum.
+
+        Returns ``None``, or the first key whose maximum is reached, and then gives no place.
+        """
+        with self._lock:
+            for key, limit in limits.items():
+                if self._counts[key] >= limit:
+                    return key
+            self._places[stream] = tuple(limits)
+            self._counts.update(limits.keys())
+            return None
+
+    def leave(self, stream: Any) -> None:
+        """Free a stream's place; the first call counts."""
+        with self._lock:
+            for key in self._places.pop(stream, ()):
+                self._counts[key] -= 1
+                if not self._counts[key]:
+                    del self._counts[key]
+
+
+roster = Roster()

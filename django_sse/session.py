@@ -1,0 +1,447 @@
+"""One connection, from its first byte to its end, whatever it is that it sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import platform
+import random
+from datetime import timedelta
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from channels.generic.http import AsyncHttpConsumer
+from django.dispatch import Signal
+
+from .asgi import Receive
+from .attributes import FROM_SETTINGS, FromSettings, seconds
+from .conf import conf
+from .control import user_key
+from .events import encode_fields, milliseconds
+from .flow_control import Send, lost
+from .handshake import Handshake
+from .hub import get_hub
+from .limits import come_back_milliseconds
+from .metrics import counters
+from .outbox import Outbox
+from .recheck import still_allowed
+from .roster import roster
+from .shutdown import shutdown
+from .signals import stream_closed, stream_opened
+from .tasks import GOODBYE_SECONDS, forgive_cancellation, settle, stop
+from .threads import Lane, pool
+from .watchdog import watchdog
+
+logger = logging.getLogger("django_sse")
+
+
+class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
+    """The life of a connection: its beginning, who may end it and why, and what is left behind.
+
+    What the connection sends is a subclass's: ``live()``, ``wind_up()`` and ``clean_up()``.
+    """
+
+    #: The reconnection time told to clients as the stream opens: milliseconds or a ``timedelta``;
+    #: ``None`` leaves it to the setting ``RETRY``, and then to the client.
+    retry: int | timedelta | None = None
+    #: Streams of this view that a user may have in a process; ``None`` is any number.
+    max_connections_per_user: int | None = None
+    #: Seconds, or a ``timedelta``, after which authentication and permissions are checked again;
+    #: ``None`` is never. By default, the setting's.
+    recheck_period: float | timedelta | None = FROM_SETTINGS
+    #: Seconds, or a ``timedelta``, after which the stream ends as ``expired``, a tenth less at
+    #: random; ``None`` is never.
+    max_duration: float | timedelta | None = None
+    #: Why the stream ended, for ``disconnect()``: ``completed``, ``client``, ``closed``, ``error``,
+    #: ``overflow``, ``stalled``, ``shutdown``, ``expired`` or ``revoked``; ``None`` while it is open.
+    close_reason: str | None = None
+
+    _outbox: Outbox | None = None
+    _life: asyncio.Task[None] | None = None
+    _lane: Lane | None = None
+    _context: contextvars.Context | None = None
+    _start: Any = None
+    _watch: asyncio.Timeout | None = None
+    _woken: bool = False
+    _closing: asyncio.Event | None = None
+    _over: bool = False
+    _released: bool = False
+    _recheck_timer: asyncio.TimerHandle | None = None
+    _rechecking: asyncio.Task[None] | None = None
+    _expiry: asyncio.TimerHandle | None = None
+    _revoked: bool = False
+    # Whether stream_opened was sent, so that stream_closed is due; and the task that sends it.
+    _announced: bool = False
+    _announcing: asyncio.Task[None] | None = None
+    _cleaning: asyncio.Task[None] | None = None
+    #: The event loop of the stream, once it has begun.
+    loop: asyncio.AbstractEventLoop | None = None
+    #: When it began, in the time of its event loop.
+    opened_at: float = 0.0
+
+    # What a subclass does.
+
+    async def live(self) -> None:
+        """Send what there is to send; runs in a task of its own, with the stream's context."""
+        raise NotImplementedError
+
+    def wind_up(self, reason: str) -> None:
+        """Stop what sends of its own accord; called once, as the end begins."""
+
+    def has_to_clean_up(self) -> bool:
+        """Return whether ``clean_up()`` has anything to do."""
+        return True
+
+    async def clean_up(self) -> None:
+        """Let go of what the connection held, after its end."""
+
+    @property
+    def followed_topics(self) -> tuple[str, ...]:
+        """The topics that the stream was subscribed to."""
+        return ()
+
+    @property
+    def newest_id(self) -> str | None:
+        """The id of the newest published event that was given to the connection."""
+        return None
+
+    # What is known of it.
+
+    @property
+    def user(self) -> Any:
+        """The authenticated user, or ``AnonymousUser``."""
+        return self.request.user
+
+    @property
+    def is_open(self) -> bool:
+        """Whether events can be sent: the response has begun, and the stream has not ended."""
+        return self._outbox is not None and self.close_reason is None and not self._outbox.gone
+
+    @property
+    def stream_id(self) -> str:
+        """What names the stream among all processes, for ``close_streams(stream=…)``."""
+        return f"{platform.node()}:{os.getpid()}:{id(self):x}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the staff may know of the stream, as JSON knows it."""
+        outbox, loop = self._outbox, self.loop
+        meta = self.request.META
+        return {
+            "id": self.stream_id,
+            "view": f"{type(self).__module__}.{type(self).__qualname__}",
+            "path": self.request.path,
+            "user": user_key(self),
+            "user_name": str(self.user),
+            "address": meta.get("REMOTE_ADDR", ""),
+            "topics": list(self.followed_topics),
+            "age": 0.0 if loop is None else loop.time() - self.opened_at,
+            "sent": 0 if outbox is None else outbox.written,
+            "buffered": 0 if outbox is None else outbox.size,
+            "last_id": self.newest_id,
+        }
+
+    def bytes_taken(self) -> int | None:
+        """Return how many bytes the client took so far; ``None`` when none is on its way."""
+        return None if self._outbox is None else self._outbox.bytes_taken()
+
+    # Who may end it.
+
+    async def close(self) -> None:
+        """Send what is pending, and end the response and the stream.
+
+        Returns when the response has ended. Called within ``stream()``, what follows runs up to
+        its next ``await``. Closing a stream twice, or one that has ended, does nothing.
+        """
+        if self._outbox is None or self._over:
+            return
+        if self._closing is None:
+            self._closing = asyncio.Event()
+        self.end("closed")
+        await self._closing.wait()
+
+    def end(self, reason: str) -> None:
+        """Begin to end the stream, for ``reason``; the first one counts. Does not wait."""
+        if self.close_reason is None:
+            self.close_reason = reason
+            for timer in (self._recheck_timer, self._expiry):
+                if timer is not None:
+                    timer.cancel()
+            self.wind_up(reason)
+            self._wake()
+
+    def revoke(self) -> None:
+        """End the stream as ``revoked``, with a last ``event: revoked``."""
+        self._revoked = True
+        if self.is_open and self._outbox is not None:
+            self.end("revoked")
+            self._outbox.put(encode_fields("{}", "revoked"))
+
+    def shut_down(self, deadline: float | None = None) -> None:
+        """End the stream as ``shutdown``, and tell the client a time of its own to come back.
+
+        At ``deadline``, in the event loop's time, a client that has not taken the rest is cut off.
+        """
+        outbox = self._outbox
+        if self.close_reason is None:
+            self.end("shutdown")
+            if outbox is not None:
+                outbox.put(encode_fields(None, retry=come_back_milliseconds()))
+        if deadline is not None and outbox is not None and self.loop is not None:
+            self._expiry = self.loop.call_at(deadline, outbox.abort)
+
+    def stall(self) -> None:
+        """End the stream as ``stalled``: the client takes nothing any more."""
+        self.end("stalled")
+        if self._outbox is not None:
+            self._outbox.abort()
+
+    def notice_loss(self) -> None:
+        """End the stream as left by its client, where the connection is closed without a word."""
+        if self._outbox is not None and not self._outbox.gone and lost(self.base_send):
+            self.end("client")
+            self._outbox.abandon()
+
+    # Its way.
+
+    def adopt(self, context: contextvars.Context, start: Any) -> None:
+        """Run the stream with these context variables, its synchronous work in the pool.
+
+        ``start`` is the ``http.response.start`` message, which is sent as the stream begins.
+        """
+        self._lane = pool.lease()
+        self._lane.adopt(context)
+        self._context = context
+        self._start = start
+
+    async def abandon(self, reason: str) -> None:
+        """End a stream that never began: ``disconnect()`` runs, and what it held is let go."""
+        self.end(reason)
+        await self._release()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Run the stream on an ASGI connection whose request has been read.
+
+        Returns when the stream has ended and ``disconnect()`` has run. A cancellation is taken for
+        the server's shutting down and does not leave here: servers log it with a traceback.
+        """
+        self.scope, self.base_send = scope, send
+        try:
+            await self._begin(send)
+            await self._attend(receive)
+        except OSError:
+            self.end("client")  # ASGI: what send() may raise once the client is gone.
+        except asyncio.CancelledError:
+            forgive_cancellation()
+            self.shut_down()
+            # In a task, since a server may cancel again meanwhile (Uvicorn does, after Ctrl+C).
+            await settle(asyncio.ensure_future(self._say_goodbye()))
+        finally:
+            self.end("error")
+            self._over = True
+            if self._closing is not None:
+                self._closing.set()
+            if self._life is not None:
+                await stop(self._life)
+            await self._release()
+
+    async def _begin(self, send: Send) -> None:
+        loop = self.loop = asyncio.get_running_loop()
+        self.opened_at = loop.time()
+        start, self._start = self._start, None
+        if start is not None:
+            if lost(send):
+                # A request that was pipelined: nobody has told it that its client left.
+                raise ConnectionResetError("The connection is closed.")
+            _slim(self.request)
+            await send(start)
+        outbox = self._outbox = Outbox(send, loop, self.scope)
+        # Headers go out with the first bytes only, and a client's onopen waits for them.
+        retry = self._own_retry()
+        outbox.put(encode_fields(None, retry=retry, comments="" if retry is None else None))
+        outbox.flush()
+        self._start_timers(loop)
+        self._life = loop.create_task(self.live(), context=self._context)
+        counters.opened += 1
+        shutdown.watch(loop)
+        shutdown.ask(loop, send)
+        watchdog(loop).watch()
+        get_hub().heed()
+        # Both may have come between the handshake and this moment.
+        if self._revoked:
+            self.revoke()
+        if shutdown.draining:
+            self.shut_down(loop.time() + conf.drain_seconds)
+
+    def _own_retry(self) -> int | None:
+        return conf.retry if self.retry is None else milliseconds(self.retry)
+
+    def _start_timers(self, loop: asyncio.AbstractEventLoop) -> None:
+        period = self.recheck_period
+        period = conf.recheck_period if isinstance(period, FromSettings) else seconds(period)
+        if period:
+            # The first check comes after a random part of the period, so that they are spread.
+            first = period * random.random()  # noqa: S311
+            self._recheck_timer = loop.call_later(first, self._recheck, period)
+        if duration := seconds(self.max_duration):
+            longest = duration * random.uniform(0.9, 1.0)  # noqa: S311
+            self._expiry = loop.call_later(longest, self.end, "expired")
+
+    def _recheck(self, period: float) -> None:
+        assert self.loop is not None
+        self._recheck_timer = self.loop.call_later(period, self._recheck, period)
+        if self._rechecking is None:
+            self._rechecking = self.loop.create_task(self._check_again(), context=self._context)
+
+    async def _check_again(self) -> None:
+        try:
+            if not await sync_to_async(still_allowed)(self):
+                self.revoke()
+        except Exception:
+            logger.exception(
+                "%s could not check its user again; it will be tried later.",
+                type(self).__qualname__,
+            )
+        finally:
+            self._rechecking = None
+
+    async def _attend(self, receive: Receive) -> None:
+        """Wait for the end, whoever brings it, and let the response end as it should."""
+        outbox = self._outbox
+        assert outbox is not None
+        if await self._client_left(receive):
+            self.end("client")
+            outbox.abandon()
+        else:
+            if self.close_reason == "shutdown":
+                await self._clean_up_early(outbox)
+            finish = asyncio.ensure_future(outbox.finish())
+            finish.add_done_callback(self._wake)
+            if await self._client_left(receive):
+                outbox.abandon()
+            await finish
+        if self._closing is not None:
+            self._closing.set()
+            # Whoever called close() goes on before the stream is cancelled.
+            await asyncio.sleep(0)
+
+    async def _clean_up_early(self, outbox: Outbox) -> None:
+        """Run ``disconnect()`` while the response is open, for as long as a server may wait.
+
+        A server that ends waits for responses, and Granian for nothing after them.
+        """
+        outbox.flush()
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.wait([self._life], timeout=GOODBYE_SECONDS)
+            if self._life.done() and (cleaning := self._clean()):
+                await asyncio.wait([cleaning], timeout=GOODBYE_SECONDS)
+
+    async def _client_left(self, receive: Receive) -> bool:
+        """Wait for the client to leave or for ``_wake()``; return whether it left."""
+        if not self._woken:
+            try:
+                # A time limit without end: rescheduling it to now is asyncio's sanctioned way to
+                # end another task's wait, and takes no task of its own.
+                async with asyncio.timeout(None) as self._watch:
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+            except TimeoutError:
+                pass
+            else:
+                return True
+            finally:
+                self._watch = None
+        self._woken = False
+        return False
+
+    def _wake(self, _: Any = None) -> None:
+        self._woken = True
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.reschedule(0)
+
+    async def _say_goodbye(self) -> None:
+        """Send what is pending, and the end, for as long as a server that stops may wait."""
+        if self._outbox is not None:
+            try:
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._outbox.finish()
+            except TimeoutError:
+                logger.debug("A client did not take the rest of its stream in time.")
+
+    async def _release(self) -> None:
+        """Run ``disconnect()`` and let go of everything; the first call counts."""
+        if self._released:
+            return
+        self._released = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._rechecking is not None:
+            await stop(self._rechecking)
+        if self._outbox is not None:
+            if self._outbox.blocked:
+                await settle(asyncio.ensure_future(self._outbox.aclose()))
+            self._outbox.abandon()
+        if cleaning := self._clean():
+            await settle(cleaning)
+        if self._lane is not None:
+            pool.give_back(self._lane)
+            self._lane = None
+        if self.loop is not None:
+            counters.closed[str(self.close_reason)] += 1
+        roster.leave(self)
+
+    async def announce(self) -> None:
+        """Send ``stream_opened``; all of it, also where the stream ends meanwhile."""
+        self._announced = True
+        if stream_opened.has_listeners(type(self)):
+            loop = asyncio.get_running_loop()
+            self._announcing = loop.create_task(tell(stream_opened, self), context=self._context)
+            await asyncio.shield(self._announcing)
+            self._announcing = None
+
+    def _clean(self) -> asyncio.Task[None] | None:
+        """Return the task that cleans up, begun when it is first asked for; ``None`` for nothing."""
+        if self._cleaning is None and (
+            self.has_to_clean_up()
+            or self._announcing is not None
+            or stream_closed.has_listeners(type(self))
+        ):
+            loop = asyncio.get_running_loop()
+            self._cleaning = loop.create_task(self._close_down(), context=self._context)
+        return self._cleaning
+
+    async def _close_down(self) -> None:
+        await self.clean_up()
+        if self._announcing is not None:
+            await settle(self._announcing)
+        if self._announced and self.loop is not None:
+            duration = self.loop.time() - self.opened_at
+            await tell(stream_closed, self, reason=self.close_reason, duration=duration)
+
+
+async def tell(signal: Signal, view: Session, **kwargs: Any) -> None:
+    """Send a signal, where anybody listens; what receivers raise is logged."""
+    sender = type(view)
+    if signal.has_listeners(sender):
+        for receiver, error in await signal.asend_robust(sender, view=view, **kwargs):
+            if isinstance(error, Exception):
+                logger.error("The signal receiver %r failed.", receiver, exc_info=error)
+
+
+def _slim(request: Any) -> None:
+    """Let go of what a finished request keeps that no stream needs: some 2.5 kB, or more."""
+    inner = request._request
+    if inner.resolver_match is not None:
+        # Every pattern that did not match: about 4 kB in a project of 70 routes.
+        inner.resolver_match.tried = None
+    # The body was read into request.data, and its file is closed.
+    inner._stream = request._stream = None
+    inner.__dict__.pop("_messages", None)
+    # Whoever asks again, makes a request anew.
+    request.parsers = request.authenticators = ()
+    request.negotiator = request.parser_context = None
+    for each in (request, inner):
+        each.__dict__.pop("_parsed_accept_list", None)

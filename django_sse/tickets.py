@@ -1,0 +1,169 @@
+"""Tickets: an ``EventSource`` cannot send headers, so that its address has to say who it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+from django.contrib.auth import get_user_model
+from django.core import signing
+from django.core.exceptions import ValidationError
+from django.urls import Resolver404, get_script_prefix, resolve
+from django.utils.crypto import constant_time_compare
+from django.utils.encoding import iri_to_uri
+from rest_framework import serializers
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from .conf import conf
+from .handshake import Handshake
+
+#: The name of the query parameter.
+PARAMETER = "ticket"
+
+# Keeps what is signed here apart from whatever else a project signs with its SECRET_KEY.
+_SALT = "django_sse.tickets"
+
+
+def make_ticket(user: Any, path: str) -> str:
+    """Return a ticket with which ``user`` opens the stream at ``path``, for ``TICKET_SECONDS``.
+
+    ``path`` is the path of an address, as ``reverse()`` returns it. The ticket is void once the
+    user's password changes or the user is deactivated; a log-out, or a token's end, does not
+    concern it. It may be used any number of times: a browser reconnects with the same address.
+
+    Raises ``ValueError`` for a user that has no row in the database, or is not active.
+    """
+    if not isinstance(user, get_user_model()) or user.pk is None or not _is_active(user):
+        raise ValueError(f"A ticket needs an active user of the database, got {user!r}.")
+    key = user._meta.pk.value_to_string(user)
+    return signing.dumps([key, unquote(path), _digest(_session_hash(user))], salt=_SALT)
+
+
+def with_ticket(address: str, ticket: str) -> str:
+    """Return a stream's address with a ticket added to its query."""
+    return f"{address}{'&' if '?' in address else '?'}{urlencode({PARAMETER: ticket})}"
+
+
+class TicketAuthentication(BaseAuthentication):
+    """Authenticates by ``?ticket=…``; requests without a ticket are left to the classes after it.
+
+    A ticket that is forged, expired, made for another path or for a user who is not active any
+    more or has changed the password is refused with 401, whatever other credentials came along.
+    ``request.auth`` is ``"ticket"`` then: never the ticket itself, which would be logged sooner
+    or later.
+    """
+
+    def authenticate(self, request: Request) -> tuple[Any, str] | None:
+        """Return the ticket's user, or ``None`` when the address has no ticket."""
+        given = request.query_params.getlist(PARAMETER)
+        if not given:
+            return None
+        user = _user_of(given[0], request.path) if len(given) == 1 else None
+        if user is None:
+            # Not a word on why: whoever holds a ticket knows, and nobody else should.
+            raise AuthenticationFailed("The ticket is not valid here, or not any more.")
+        return user, PARAMETER
+
+    def authenticate_header(self, request: Request) -> str:
+        """Return a scheme that no browser opens a password dialog for."""
+        return "Ticket"
+
+
+class _Wish(serializers.Serializer[Any]):
+    path = serializers.CharField(max_length=2000, trim_whitespace=False)
+
+
+class TicketView(APIView):
+    """Gives tickets to clients that authenticate by headers: ``POST {"path": "/orders/"}``.
+
+    The answer is ``{"ticket": …, "url": …, "expires": …}``, where ``url`` is the path with the
+    ticket, for an ``EventSource``, and ``expires`` the time until which it may (re)connect.
+    Whether the user may open the stream is decided when it is opened.
+    """
+
+    permission_classes = [IsAuthenticated]
+    http_method_names = ["post", "options"]
+
+    def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return a ticket for the user of the request."""
+        wish = _Wish(data=request.data)
+        wish.is_valid(raise_exception=True)
+        path = iri_to_uri(wish.validated_data["path"])
+        if not self.is_stream(path):
+            raise serializers.ValidationError({"path": ["There is no stream at this path."]})
+        try:
+            ticket = make_ticket(request.user, path)
+        except ValueError as error:
+            raise PermissionDenied("There are no tickets for users of this kind.") from error
+        return Response(
+            {
+                "ticket": ticket,
+                "url": with_ticket(path, ticket),
+                "expires": datetime.now(UTC) + timedelta(seconds=conf.ticket_seconds),
+            },
+            headers={"Cache-Control": "no-store"},
+        )
+
+    def is_stream(self, path: str) -> bool:
+        """Return whether ``path`` leads to a stream in ``urls.py``.
+
+        Override it for streams that are routed elsewhere, by Channels' ``URLRouter`` for example.
+        """
+        prefix = get_script_prefix()
+        # A query, a fragment or another site is no path, and would make of `url` something else
+        # than what the ticket is good for.
+        if not path.startswith(prefix) or path.startswith("//") or {"?", "#"} & set(path):
+            return False
+        urlconf = getattr(self.request, "urlconf", None)
+        try:
+            match = resolve("/" + unquote(path).removeprefix(prefix), urlconf)
+        except Resolver404:
+            return False
+        return issubclass(getattr(match.func, "cls", object), Handshake)
+
+
+def _user_of(ticket: str, path: str) -> Any:
+    """Return the user whom a ticket lets in at ``path``, or ``None``."""
+    model = get_user_model()
+    longest = timedelta(seconds=conf.ticket_seconds)
+    try:
+        key, its_path, digest = signing.loads(ticket, salt=_SALT, max_age=longest)
+        if not constant_time_compare(its_path, path):
+            return None
+        user = model._default_manager.get(pk=model._meta.pk.to_python(key))
+    except (signing.BadSignature, model.DoesNotExist, ValidationError):
+        return None
+    if not _is_active(user):
+        return None
+    # All are compared, so that time does not tell which one it was.
+    matching = [constant_time_compare(digest, _digest(it)) for it in _session_hashes(user)]
+    return user if any(matching) else None
+
+
+def _is_active(user: Any) -> bool:
+    return bool(getattr(user, "is_active", True))
+
+
+def _session_hash(user: Any) -> str:
+    """Return what changes with the password; a user model need not have it."""
+    return str(user.get_session_auth_hash()) if hasattr(user, "get_session_auth_hash") else ""
+
+
+def _session_hashes(user: Any) -> Iterable[str]:
+    yield _session_hash(user)
+    if hasattr(user, "get_session_auth_fallback_hash"):
+        # Made before SECRET_KEY was rotated.
+        yield from user.get_session_auth_fallback_hash()
+
+
+def _digest(session_hash: str) -> str:
+    """Return what a ticket may show of a session's hash: enough to compare, and no more."""
+    return hashlib.sha256(session_hash.encode()).hexdigest()[:32]

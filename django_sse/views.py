@@ -1,0 +1,478 @@
+"""``SSEView``: one instance for each connection, from its handshake to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from asgiref.sync import sync_to_async
+from channels import DEFAULT_CHANNEL_LAYER
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import QuerySet
+from rest_framework.exceptions import NotFound
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+
+from .asgi import ViewHandler
+from .attributes import FROM_SETTINGS, FromSettings, check_attributes, check_hooks
+from .backlog import Overflow
+from .conf import conf
+from .events import ServerSentEvent, check_fields, encode_fields
+from .exceptions import HistoryLost, InvalidTopic, StreamClosed
+from .groups import GroupMember, handler_names
+from .handshake import Handshake
+from .heartbeat import Heartbeat, Pulse
+from .hub import Subscription
+from .metrics import counters
+from .outbox import HIGH_WATER
+from .publishing import check_topics
+from .serialization import ObjectWriter, SerializerClass, evaluated
+from .session import Session
+from .tasks import stop
+
+logger = logging.getLogger("django_sse")
+
+V = TypeVar("V")
+
+
+def _coroutine_or_generator(hook: Callable[[V], Coroutine[Any, Any, None]]) -> Callable[[V], Any]:
+    """Let type checkers accept either where a subclass defines the hook."""
+    return hook
+
+
+class SSEView(Session):
+    """A stream of events: routed with ``sse_path()``, one instance for each connection.
+
+    Any policy attribute and hook of DRF's ``APIView`` applies to the handshake. Subclasses define
+    ``stream()``, and may define ``connect()``, ``disconnect()``, ``get_groups()`` and handlers of
+    channel-layer messages.
+    """
+
+    #: Serializer classes by type, before those of ``@serializes``.
+    serializer_classes: ClassVar[Mapping[type, SerializerClass]] = {}
+    #: Run serializers in a thread, for those that touch the database. Costs several times as much.
+    serialize_in_thread: bool = False
+    #: What turns a serializer's data into text: a DRF renderer class.
+    renderer_class: type[BaseRenderer] = JSONRenderer
+    #: The heartbeat of this view; ``None`` turns it off. By default, the setting's.
+    heartbeat: Heartbeat | None = FROM_SETTINGS
+    #: Topics whose events the stream sends, once it follows them.
+    topics: ClassVar[Iterable[str]] = ()
+    #: What happens when published events come faster than a client takes them: ``"close"``,
+    #: ``"drop_oldest"`` or ``"latest"``.
+    overflow: Overflow = "close"
+    #: Bytes of published events that may wait for one client; by default, the setting's.
+    outbox_limit: int | None = None
+    #: Whether the topics are subscribed: no event that is published from then on is missed.
+    subscribed: bool = False
+    #: Whether the client goes on where it was; settled before ``stream()`` starts.
+    resumed: bool = False
+    #: Channel-layer groups whose messages reach the handlers that the view defines.
+    groups: ClassVar[Iterable[str]] = ()
+    #: The channel layer of ``groups``.
+    channel_layer_alias: str = DEFAULT_CHANNEL_LAYER
+
+    _handlers: ClassVar[frozenset[str]] = frozenset()
+    _pulse: Pulse | None = None
+    _members: GroupMember | None = None
+    _topics: tuple[str, ...] = ()
+    _subscription: Subscription | None = None
+    _writer: ObjectWriter | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_hooks(cls)
+        checked = ("serializer_classes", "heartbeat", "retry", "overflow")
+        check_attributes(cls.__qualname__, {name: getattr(cls, name) for name in checked})
+        cls._handlers = handler_names(cls, SSEView)
+
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Any:
+        """Return the view for ``urls.py``; ``initkwargs`` replace class attributes, as in Django.
+
+        Raises ``ImproperlyConfigured`` for a wrong one.
+        """
+        check_attributes(cls.__qualname__, initkwargs)
+        return super().as_view(**initkwargs)
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> ViewHandler:
+        """Return an ASGI application for a Channels ``URLRouter``: the handshake without middleware.
+
+        ``scope["user"]`` and ``scope["session"]``, set by Channels' middleware, are honoured.
+        """
+        return ViewHandler(cls.as_view(**initkwargs))
+
+    # What a subclass defines.
+
+    @_coroutine_or_generator
+    async def stream(self) -> None:
+        """Send events; the stream ends when it returns. May be an async generator of objects.
+
+        By default, it sends the ``snapshot()``, unless the client resumes, and follows the topics.
+        An exception is logged with its traceback, and ends the response.
+        """
+        # Not called unless by super(): a stream that only follows needs no task while it does.
+        if not self.resumed:
+            await self._send_all(self.snapshot())
+        await self.follow()
+
+    @_coroutine_or_generator
+    async def snapshot(self) -> None:
+        """Send what a client needs before the topics' events make sense. May be an async generator.
+
+        Called for fresh connections, and for clients that cannot resume, after an ``event:
+        reset``. Do not give its events ids: a client that drops in the middle gets it again.
+        """
+
+    async def get_topics(self) -> Iterable[str]:
+        """Return the topics of this connection; by default, ``topics``."""
+        return self.topics
+
+    async def get_groups(self) -> Iterable[str]:
+        """Return the channel-layer groups of this connection; by default, ``groups``."""
+        return self.groups
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        """Return the context that serializers are bound with, as in DRF."""
+        return {"request": self.request, "view": self}
+
+    def get_renderer(self) -> BaseRenderer:
+        """Return the renderer of this connection."""
+        return self.renderer_class()
+
+    # What a stream has at hand.
+
+    @property
+    def last_event_id(self) -> str | None:
+        """The id of the last event that a reconnecting client has seen, or ``None``.
+
+        The header ``Last-Event-ID`` (WHATWG HTML, 9.2.4), or the query parameter
+        ``last_event_id`` where there is no header.
+        """
+        header = self.request.META.get("HTTP_LAST_EVENT_ID")
+        if header is not None:
+            # Browsers send UTF-8; Django reads every header as Latin-1.
+            return str(header).encode("latin-1").decode("utf-8", "replace")
+        return self.request.GET.get("last_event_id")
+
+    def serialize(self, obj: Any) -> str:
+        """Return ``obj`` as the text of an event's ``data``; override it to have it your way.
+
+        Raises ``SerializerNotFound`` for an object that has no serializer.
+        """
+        if self._writer is None:
+            self._writer = ObjectWriter(
+                overrides=self.serializer_classes,
+                renderer=self.get_renderer(),
+                context=self.get_serializer_context,
+                owner=type(self),
+            )
+        return self._writer.write(obj)
+
+    async def send(
+        self,
+        data: Any = None,
+        event: str | None = None,
+        id: str | None = None,
+        retry: int | timedelta | None = None,
+        comments: str | None = None,
+    ) -> None:
+        """Send one event: an object, text, or a ``ServerSentEvent``.
+
+        Events leave whole and in the order of each task's calls, also when several tasks send. It returns
+        at once while the client keeps up, and waits while more than 64 KiB are on their way. The
+        event leaves with all others of this turn of the event loop, in one piece.
+
+        Raises ``StreamClosed`` after the stream's end, ``InvalidEvent`` for fields that cannot be
+        sent, and ``SerializerNotFound``; nothing was sent then.
+        """
+        if isinstance(data, ServerSentEvent):
+            if not (event is None and id is None and retry is None and comments is None):
+                raise TypeError(
+                    "send() takes a ServerSentEvent alone: it has its own event, id, retry and "
+                    "comments. Use dataclasses.replace() to change them."
+                )
+            data, event, id, retry, comments = (
+                data.data,
+                data.event,
+                data.id,
+                data.retry,
+                data.comments,
+            )
+        outbox = self._outbox
+        if outbox is None or self.close_reason is not None or outbox.gone:
+            raise StreamClosed(self._closed_text())
+        wait = check_fields(data, event, id, retry, comments)
+        if data is not None and not isinstance(data, str):
+            if self.serialize_in_thread:
+                data = await sync_to_async(self.serialize)(data)
+            else:
+                if isinstance(data, QuerySet):
+                    data = await sync_to_async(evaluated)(data)
+                data = self.serialize(data)
+            if self.close_reason is not None or outbox.gone:
+                # It ended meanwhile: nothing may follow the end of a response.
+                raise StreamClosed(self._closed_text())
+        outbox.put(encode_fields(data, event, id, wait, comments))
+        counters.sent += 1
+        if outbox.size >= HIGH_WATER:
+            await outbox.drain()
+            if outbox.gone:
+                raise StreamClosed(self._closed_text())
+
+    async def follow(self) -> None:
+        """Send the topics' events until the stream ends; does not return.
+
+        Events published since the topics were subscribed, before ``stream()``, come first; those
+        that a resuming client missed, before them. Raises ``ImproperlyConfigured`` for a view
+        without topics.
+        """
+        if self._subscription is None:
+            raise ImproperlyConfigured(
+                f"{type(self).__qualname__} has no topics to follow: define `topics` or "
+                "`async def get_topics(self)`."
+            )
+        try:
+            await self._subscription.join()
+        except HistoryLost:
+            # More was published meanwhile than the broker keeps: the client starts anew.
+            self.end("overflow")
+        await asyncio.get_running_loop().create_future()
+
+    def start_heartbeat(
+        self, period: float | timedelta | Heartbeat | None = None, event: Any = None
+    ) -> None:
+        """Begin to beat, or beat differently from now on.
+
+        Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``) and ``event``; what
+        is not given is the view's own, else the setting's. Raises ``ImproperlyConfigured`` for a
+        wrong one, and ``StreamClosed`` unless the stream is open.
+        """
+        if not self.is_open:
+            raise StreamClosed(self._closed_text())
+        if isinstance(period, Heartbeat):
+            heartbeat = period
+        else:
+            own = self._own_heartbeat()
+            heartbeat = Heartbeat(
+                own.period if period is None else period, own.event if event is None else event
+            )
+        self.stop_heartbeat()
+        if heartbeat:
+            loop = asyncio.get_running_loop()
+            self._pulse = Pulse(heartbeat, self._on_beat, loop, self._context)
+
+    def stop_heartbeat(self) -> None:
+        """Beat no more; does nothing where there is no heartbeat."""
+        pulse, self._pulse = self._pulse, None
+        if pulse is not None:
+            pulse.stop()
+
+    # The way of a connection, as far as it is this view's.
+
+    async def prepare(self) -> None:
+        """Find what may be wrong before there is a response, so that it is a 500."""
+        self._own_heartbeat()
+        self._own_retry()
+        if self.groups or type(self).get_groups is not SSEView.get_groups:
+            names = list(await self.get_groups())
+            if names:
+                self._members = GroupMember(self.channel_layer_alias, names, self._on_message)
+        if self.topics or type(self).get_topics is not SSEView.get_topics:
+            self._topics = self._checked(await self.get_topics())
+        elif self._only_follows():
+            raise ImproperlyConfigured(
+                f"{type(self).__qualname__} must define `async def stream(self)`, or topics."
+            )
+
+    def _checked(self, topics: Iterable[str]) -> tuple[str, ...]:
+        try:
+            return check_topics(topics)
+        except InvalidTopic as error:
+            if not isinstance(error.topic, str) or type(self).get_topics is SSEView.get_topics:
+                raise
+            # Made of what the client said, most likely: there is no such stream. The log tells.
+            logger.warning("%s.get_topics(): %s", type(self).__qualname__, error)
+            raise NotFound from error
+
+    async def live(self, *, anew: bool = False) -> None:
+        """Run ``stream()``, and see to it that its end is the connection's."""
+        reason: str | None = "completed"
+        try:
+            if not anew:
+                if heartbeat := self._own_heartbeat():
+                    self.start_heartbeat(heartbeat)
+                await self.announce()
+                if self._members is not None:
+                    await self._members.join()
+            if self._topics:
+                await self._subscribe(anew=anew)
+            if self._only_follows():
+                await self._catch_up()
+                reason = None  # The hub has it from here; no task waits beside it.
+            else:
+                await self._send_all(self.stream())
+        except asyncio.CancelledError:
+            if self._life is not asyncio.current_task():
+                reason = None  # Another task has taken its place.
+            elif self.close_reason is None:
+                # Not by us: we name a reason first.
+                reason = "error"
+                logger.error("%s.stream() cancelled itself.", type(self).__qualname__)
+            raise
+        except Exception as error:
+            if not _only_closed(error):
+                reason = "error"
+                logger.exception("%s.stream() failed.", type(self).__qualname__)
+            elif self._outbox is not None and self._outbox.gone:
+                reason = "client"
+        finally:
+            if reason is not None:
+                self.end(reason)
+
+    def _only_follows(self) -> bool:
+        return type(self).stream is SSEView.stream
+
+    async def _send_all(self, events: Any) -> None:
+        if inspect.isasyncgen(events):
+            async with aclosing(events):
+                async for event in events:
+                    await self.send(event)
+        else:
+            await events
+
+    async def _subscribe(self, *, anew: bool) -> None:
+        assert self._outbox is not None
+        if self.close_reason is not None:
+            # It ended before there was anything to leave, and nobody would leave the hub for us.
+            raise StreamClosed(self._closed_text())
+        self._subscription = Subscription(
+            self._outbox,
+            overflow=self.overflow,
+            limit=conf.outbox_limit if self.outbox_limit is None else self.outbox_limit,
+            on_overflow=partial(self.end, "overflow"),
+            on_lost=self._start_anew,
+        )
+        seen = None if anew else self.last_event_id or None
+        await self._subscription.open(self._topics, seen)
+        self.subscribed = True
+        self.resumed = self._subscription.resumed
+        if anew or (seen is not None and not self.resumed):
+            await self.send("{}", event="reset")
+
+    async def _catch_up(self) -> None:
+        """Bring the client up to the live flow, with a snapshot where it cannot resume."""
+        assert self._subscription is not None
+        if not self.resumed:
+            await self._send_all(self.snapshot())
+        try:
+            await self._subscription.join()
+        except HistoryLost:
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Tell the client that events were lost, by ``reset`` and a snapshot, where we can."""
+        if self.close_reason is not None:
+            return
+        if not self._only_follows():
+            # Its own stream() is under way: the client comes back, and is told then.
+            self.end("overflow")
+            return
+        previous = self._life
+        # At once: nothing that is newer than what was lost may leave before the reset.
+        if self._subscription is not None:
+            self._subscription.close()
+
+        async def again() -> None:
+            if previous is not None:
+                await stop(previous)
+            if self.close_reason is None:
+                await self.live(anew=True)
+
+        self._life = asyncio.get_running_loop().create_task(again(), context=self._context)
+
+    def wind_up(self, reason: str) -> None:
+        """Stop the heartbeat, and leave the hub."""
+        self.stop_heartbeat()
+        if self._subscription is not None:
+            self._subscription.close(keep=reason not in {"client", "overflow"})
+
+    def has_to_clean_up(self) -> bool:
+        """Return whether there are groups to leave, or a ``disconnect()`` to run."""
+        return self._members is not None or type(self).disconnect is not Handshake.disconnect
+
+    async def clean_up(self) -> None:
+        """Leave the groups, and run ``disconnect()``."""
+        if self._members is not None:
+            await self._members.leave()
+        try:
+            await self.disconnect()
+        except Exception:
+            logger.exception("%s.disconnect() failed.", type(self).__qualname__)
+
+    @property
+    def followed_topics(self) -> tuple[str, ...]:
+        """The topics that the stream was subscribed to."""
+        return self._topics
+
+    @property
+    def newest_id(self) -> str | None:
+        """The id of the newest published event that was given to the connection."""
+        return None if self._subscription is None else str(self._subscription.newest)
+
+    async def _on_message(self, message: Mapping[str, Any]) -> None:
+        """Hand a group's message to the handler that the view defines for its type."""
+        name = str(message.get("type", "")).replace(".", "_")
+        if name not in self._handlers:
+            logger.error(
+                "%s has no handler for channel-layer messages of the type %r: define "
+                "`async def %s(self, message)`.",
+                type(self).__qualname__,
+                message.get("type"),
+                name if name.isidentifier() else "…",
+            )
+            return
+        try:
+            await getattr(self, name)(message)
+        except Exception as error:
+            if not _only_closed(error):
+                logger.exception("%s.%s() failed.", type(self).__qualname__, name)
+                self.end("error")
+
+    def _on_beat(self, beat: bytes | ServerSentEvent) -> None:
+        self.notice_loss()
+        outbox = self._outbox
+        # A connection that takes nothing needs no sign of life, and its memory is bounded.
+        if outbox is None or outbox.blocked or self.close_reason is not None:
+            return
+        if isinstance(beat, ServerSentEvent):
+            data = beat.data
+            if data is not None:
+                data = self.serialize(data)
+            beat = encode_fields(data, beat.event, beat.id, beat.retry, beat.comments)
+        outbox.put(beat)
+
+    def _own_heartbeat(self) -> Heartbeat:
+        own = self.heartbeat
+        if isinstance(own, FromSettings):
+            return conf.heartbeat
+        return Heartbeat(None) if own is None else own
+
+    def _closed_text(self) -> str:
+        name = type(self).__qualname__
+        if self._outbox is None:
+            return f"{name} cannot send yet: its stream has not begun. Send in stream()."
+        return f"{name} cannot send any more: its stream has ended ({self.close_reason})."
+
+
+def _only_closed(error: BaseException) -> bool:
+    """Return whether an exception tells of nothing but the stream's end, also from a TaskGroup."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_only_closed, error.exceptions))
+    return isinstance(error, StreamClosed)
