@@ -1,0 +1,161 @@
+"""The staff page "Open streams": what is open in all processes, and a button that ends one.
+
+It stands in the admin's index like a model, without being one of the project: its class lives in
+an app registry of its own, so that there is no table, no migration and no content type. Who may see
+it is who has the permission ``django_sse.view_openstream``, and who may end streams,
+``django_sse.delete_openstream``: superusers, and whom an authentication backend gives them.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.apps import apps
+from django.apps.registry import Apps
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import models
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from .brokers import get_broker
+from .brokers.memory import MemoryBroker
+from .control import close_streams, reports
+from .exceptions import BrokerError
+
+#: Seconds for which the page waits for the answers of processes.
+WAIT_SECONDS = 1.0
+#: Streams that the page shows, at the most; a search finds the others.
+MAX_SHOWN = 500
+
+
+class OpenStream(models.Model):
+    """What stands for the page in the admin; it has no table, and is never queried."""
+
+    class Meta:
+        # Not the project's registry: makemigrations and content types never hear of it.
+        apps = Apps()
+        app_label = "django_sse"
+        managed = False
+        verbose_name = "open stream"
+        verbose_name_plural = "open streams"
+
+    def __str__(self) -> str:
+        """Return what it is called: there are none."""
+        return "open stream"
+
+
+@admin.register(OpenStream)
+class OpenStreamAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Lists the open streams of all processes, and ends one. Works under ASGI and WSGI."""
+
+    change_list_template = "admin/django_sse/openstream/change_list.html"
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the list, and what its buttons post to; nothing is added or changed here."""
+        wrap = self.admin_site.admin_view
+        return [
+            path("", wrap(self.list_view), name="django_sse_openstream_changelist"),
+            path("end/", wrap(self.end_view), name="django_sse_openstream_end"),
+        ]
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """Show the app to whom its only page is open."""
+        return self.has_view_permission(request)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Return False: streams are opened by their clients."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: there is nothing to be changed."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may see who listens to what."""
+        user: Any = request.user
+        return bool(user.has_perm("django_sse.view_openstream"))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may end streams."""
+        user: Any = request.user
+        return bool(user.has_perm("django_sse.delete_openstream"))
+
+    def list_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask all processes for their streams, and list them, the oldest first."""
+        return require_GET(self._list)(request)
+
+    def end_view(self, request: HttpRequest) -> HttpResponse:
+        """End the stream that is named in the POST, as ``revoked``, and return to the list."""
+        return require_POST(self._end)(request)
+
+    def _list(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        found: list[dict[str, Any]] = []
+        away = False
+        try:
+            found = reports(wait=WAIT_SECONDS, streams=True)
+        except BrokerError:
+            away = True
+        wanted = request.GET.get("q", "").strip()
+        streams = [stream for report in found for stream in report["streams"]]
+        matching = [stream for stream in streams if _mentions(stream, wanted.casefold())]
+        matching.sort(key=lambda stream: -stream["age"])
+        # A process with several event loops answers for each of them, with the same numbers.
+        open_by_process = {report["process"]: report["stats"]["open"] for report in found}
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Open streams"),
+            "opts": self.opts,
+            "app_name": apps.get_app_config("django_sse").verbose_name,
+            "streams": [_row(stream) for stream in matching[:MAX_SHOWN]],
+            "matching": len(matching),
+            "open": sum(open_by_process.values()),
+            "unlisted": max(0, sum(open_by_process.values()) - len(streams)),
+            "processes": len(open_by_process),
+            "away": away,
+            "one_process": isinstance(get_broker(), MemoryBroker),
+            "may_end": self.has_delete_permission(request),
+            "query": wanted,
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, self.change_list_template, context)
+
+    def _end(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_delete_permission(request):
+            raise PermissionDenied
+        stream = request.POST.get("stream", "")
+        if stream:
+            try:
+                close_streams(stream=stream)
+            except BrokerError:
+                text = _("The broker is away: the stream was not ended.")
+                self.message_user(request, text, messages.ERROR)
+            else:
+                text = _("The stream %s is being ended.") % stream
+                self.message_user(request, text, messages.SUCCESS)
+        address = reverse(
+            "admin:django_sse_openstream_changelist", current_app=self.admin_site.name
+        )
+        if wanted := request.POST.get("q", ""):
+            address = f"{address}?{urlencode({'q': wanted})}"
+        return HttpResponseRedirect(address)
+
+
+def _mentions(stream: dict[str, Any], wanted: str) -> bool:
+    fields = ("view", "path", "user", "user_name", "address", "id")
+    texts = [str(stream[field]) for field in fields] + stream["topics"]
+    return any(wanted in text.casefold() for text in texts)
+
+
+def _row(stream: dict[str, Any]) -> dict[str, Any]:
+    return stream | {
+        "age": timedelta(seconds=round(stream["age"])),
+        "view_name": stream["view"].rpartition(".")[2],
+    }

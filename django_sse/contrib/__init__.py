@@ -1,0 +1,1 @@
+"""What connects to other libraries: imported only where they are installed."""

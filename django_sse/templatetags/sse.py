@@ -1,0 +1,53 @@
+"""Template tags for pages that connect to streams."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+from urllib.parse import urlencode
+
+from django import template
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse
+from django.utils.html import escape
+from django.utils.safestring import mark_safe
+
+from django_sse.exceptions import BrokerError
+from django_sse.publishing import latest_event_id
+from django_sse.tickets import make_ticket, with_ticket
+
+register = template.Library()
+logger = logging.getLogger("django_sse")
+
+
+@register.simple_tag(takes_context=True)
+def sse_url(
+    context: template.Context, name: str, *args: Any, ticket: bool = False, **kwargs: Any
+) -> str:
+    """Return a stream's address with the cursor of this moment: ``{% sse_url 'orders' shop=1 %}``.
+
+    A page that shows the state of this moment and connects there misses nothing that is published
+    between its rendering and its connecting. Where the broker is away, the address comes without
+    a cursor, and the stream begins with its snapshot. Takes what ``{% url %}`` does.
+
+    With ``ticket=True``, the address also has a ticket of ``request.user``, for streams that have
+    ``TicketAuthentication``; none for anonymous visitors. Such a page must not be cached.
+    """
+    path = address = reverse(name, args=args, kwargs=kwargs)
+    try:
+        address += f"?{urlencode({'last_event_id': latest_event_id()})}"
+    except BrokerError:
+        logger.warning("{%% sse_url %r %%} has no cursor: the broker is away.", name, exc_info=True)
+    if ticket:
+        if "request" not in context:
+            raise ImproperlyConfigured(
+                f"{{% sse_url {name!r} ticket=True %}} needs the request in its context: render "
+                "with it, and have django.template.context_processors.request in TEMPLATES."
+            )
+        # Where there is no ticket for nobody, the stream decides on nobody by itself.
+        with contextlib.suppress(ValueError):
+            address = with_ticket(address, make_ticket(context["request"].user, path))
+    # Escaped, the "&" of two parameters would be wrong within a script. As it is, it is right
+    # there and in attributes, and nothing else here needs escaping unless the path does.
+    return mark_safe(address) if escape(path) == path else address  # noqa: S308
