@@ -1,0 +1,59 @@
+"""The command behind ``make demo``."""
+
+from __future__ import annotations
+
+import socket
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+
+PORTS_TRIED = 100
+
+
+class Command(BaseCommand):
+    """Prepare the database, say where to look, and serve."""
+
+    help = "Migrate, add the sample data, and serve the shop with Daphne."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take the port; the next free one is used where it is taken."""
+        parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Serve until Ctrl+C."""
+        call_command("migrate", interactive=False, verbosity=0)
+        call_command("sampledata", stdout=self.stdout)
+        wanted = options["port"]
+        port = free_port(wanted)
+        if port != wanted:
+            self.stdout.write(f"Port {wanted} is taken, so this is port {port}.")
+        self.stdout.write(
+            self.style.SUCCESS(f"\n  The shop:  http://127.0.0.1:{port}/\n")
+            + f"  The admin: http://127.0.0.1:{port}/admin/\n"
+            + "  Log in as: demo, password demo\n"
+            + "  Try also:  "
+            + f"curl -N http://127.0.0.1:{port}/clock/\n"
+            + "  Ctrl+C ends it.\n"
+        )
+        self.stdout.flush()
+        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+
+
+def free_port(wanted: int) -> int:
+    """Return the first port from ``wanted`` on that nobody listens on."""
+    if not 0 < wanted < 65536:
+        raise CommandError(f"--port must be a number from 1 to 65535, got {wanted!r}.")
+    for port in range(wanted, min(wanted + PORTS_TRIED, 65536)):
+        with socket.socket() as probe:
+            # As the server does: a port that was just closed can be opened again.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise CommandError(
+        f"No free port between {wanted} and {port}. Name another: make demo PORT=9000."
+    )

@@ -1,0 +1,49 @@
+"""How the shop's objects look on the wire, and what its clients may send."""
+
+from __future__ import annotations
+
+from rest_framework import serializers
+
+from django_sse import serializes
+
+from .models import Customer, Order, Product
+
+
+@serializes(Customer)
+class CustomerSerializer(serializers.ModelSerializer):
+    """A customer with both names."""
+
+    class Meta:
+        model = Customer
+        fields = ["id", "first_name", "last_name"]
+
+
+@serializes(Product)
+class ProductSerializer(serializers.ModelSerializer):
+    """A product with its prices in cents."""
+
+    class Meta:
+        model = Product
+        fields = ["id", "name", "prices"]
+
+
+@serializes(Order)
+class OrderSerializer(serializers.ModelSerializer):
+    """An order with the names of its customer and product.
+
+    Load orders with ``select_related("customer", "product")``: a stream cannot fetch what is
+    missing while it serializes.
+    """
+
+    customer = serializers.StringRelatedField()
+    product = serializers.CharField(source="product.name", read_only=True)
+
+    class Meta:
+        model = Order
+        fields = ["id", "customer", "product", "quantity", "status", "total", "created"]
+
+
+class PromptSerializer(serializers.Serializer):
+    """What a client sends to the text generator."""
+
+    prompt = serializers.CharField(max_length=2000)

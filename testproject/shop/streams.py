@@ -1,0 +1,72 @@
+"""The shop's streams."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+from django.utils import timezone
+from rest_framework.permissions import IsAuthenticated
+
+from django_sse import Heartbeat, ServerSentEvent, SSEView
+
+from .models import Customer, Order, Product
+from .serializers import PromptSerializer
+
+
+class Serialization(SSEView):
+    """Send two objects, each through the serializer of its type, and end."""
+
+    async def stream(self) -> None:
+        await self.send(Customer(0, "Jet", "Brains"))
+        await self.send(Product(0, "Keyboard", [100, 200]))
+
+
+class Clock(SSEView):
+    """Send the time every second, for ever."""
+
+    heartbeat = Heartbeat(period=5, event={"event": "heartbeat", "data": "still here"})
+
+    async def stream(self) -> AsyncIterator[ServerSentEvent]:
+        while True:
+            now = timezone.localtime()
+            yield ServerSentEvent({"time": now}, event="tick", id=str(int(now.timestamp())))
+            # Until the next full second, so that the clock does not drift.
+            await asyncio.sleep(1 - timezone.now().microsecond / 1_000_000)
+
+
+class Orders(SSEView):
+    """Send the newest orders, then each order as it is created or changed.
+
+    Who publishes is in ``signals.py``: it does not matter whether the order was made by the page,
+    in the admin, in a shell or (with Redis) in another process.
+    """
+
+    permission_classes = [IsAuthenticated]
+    topics = ["orders"]
+    newest = 8  # orders for a client that was not here before
+
+    async def snapshot(self) -> AsyncIterator[ServerSentEvent]:
+        orders = Order.objects.select_related("customer", "product").order_by("-pk")
+        for order in reversed([order async for order in orders[: self.newest]]):
+            yield ServerSentEvent(order, event="snapshot")
+
+
+class Generate(SSEView):
+    """Send a prompt back word by word, as a language model's answer arrives."""
+
+    http_method_names = ["post", "options"]
+    pause = 0.08  # seconds between two words
+
+    async def connect(self) -> None:
+        prompt = PromptSerializer(data=self.request.data)
+        prompt.is_valid(raise_exception=True)
+        self.prompt: str = prompt.validated_data["prompt"]
+
+    async def stream(self) -> None:
+        # Each word keeps the space behind it: put together, the tokens are the prompt.
+        for token in re.findall(r"\S+\s*", self.prompt):
+            await self.send({"token": token})
+            await asyncio.sleep(self.pause)
+        await self.send("[DONE]")
