@@ -1,0 +1,138 @@
+"""Fixtures for all tests: a database that threads can share, and servers that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from tests.project.journal import Journal
+from tests.servers import Server, copy_database, make_database
+
+#: What `-m "not slow"` leaves out: it shows the behaviour of servers, Redis, nginx and browsers.
+SLOW = (
+    "attack",
+    "docs",
+    "health/test_limits.py",
+    "health/test_shutdown.py",
+    "health/test_stalled.py",
+    "integration/test_browser.py",
+    "nginx",
+    "topics/test_flow.py",
+    "topics/test_slow_clients.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests' database in a file.
+
+    Connections to one in memory are never closed by Django, so no test could see whether the
+    package closes them.
+    """
+    name = tmp_path_factory.mktemp("database") / "test.sqlite3"
+    settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(name)
+
+
+@pytest.fixture(scope="session")
+def sample_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database with the sample data, for all who do not write to it."""
+    return make_database(tmp_path_factory.mktemp("database") / "sample.sqlite3")
+
+
+@pytest.fixture
+def database(sample_database: Path, tmp_path: Path) -> Path:
+    """A copy of the sample database, for one test."""
+    return copy_database(sample_database, tmp_path / "shop.sqlite3")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """What the streams of ``serve()`` do."""
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture
+def serve(database: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """``serve("daphne", …)`` starts a ``Server`` with the streams of ``tests.project``.
+
+    It ends with the test, which fails where the server has logged a fault.
+    """
+    servers: list[Server] = []
+    with ExitStack() as stack:
+
+        def start(name: str, *args: Any, **options: Any) -> Server:
+            server = stack.enter_context(_server(name, tmp_path, database, *args, **options))
+            servers.append(server)
+            return server
+
+        yield start
+    for server in servers:
+        assert server.faults() == [], server.log()
+
+
+@pytest.fixture(scope="session")
+def shared_servers(
+    sample_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], tuple[Server, Path]]]:
+    running: dict[str, tuple[Server, Path]] = {}
+    with ExitStack() as stack:
+
+        def get(name: str) -> tuple[Server, Path]:
+            if name not in running:
+                directory = tmp_path_factory.mktemp(name)
+                database = copy_database(sample_database, directory / "shop.sqlite3")
+                server = stack.enter_context(_server(name, directory, database))
+                running[name] = server, directory / "journal"
+            return running[name]
+
+        yield get
+
+
+@pytest.fixture(params=["daphne", "uvicorn"])
+def shared(
+    request: pytest.FixtureRequest, shared_servers: Callable[[str], tuple[Server, Path]]
+) -> Iterator[Server]:
+    """A server for tests that do not stop it: Daphne, then Uvicorn."""
+    server, _ = shared_servers(request.param)
+    faults = len(server.faults())
+    yield server
+    assert server.faults()[faults:] == [], server.log()
+
+
+@pytest.fixture
+def shared_journal(shared: Server, shared_servers: Callable[[str], tuple[Server, Path]]) -> Journal:
+    """What the streams of ``shared`` do from here on."""
+    return Journal(shared_servers(shared.name)[1])
+
+
+def _server(
+    name: str,
+    directory: Path,
+    database: Path,
+    application: str = "tests.project.asgi:application",
+    **options: Any,
+) -> Server:
+    # Without a time limit, Uvicorn waits for ever for clients that stay.
+    args = ["--timeout-graceful-shutdown", "2"] if name == "uvicorn" else []
+    return Server(
+        name,
+        application,
+        directory=directory,
+        database=database,
+        settings="tests.project.settings",
+        args=args,
+        env={"JOURNAL": str(directory / "journal")},
+        **options,
+    )

@@ -1,0 +1,313 @@
+"""The documentation does what it says: names exist, links lead somewhere, examples run."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import httpx
+import pytest
+
+import django_sse
+from django_sse.conf import DEFAULTS
+from django_sse.events import EventDecoder, ServerSentEvent
+from tests.docs.pages import PAGES, README, ROOT, Block, Project, blocks, files, prose
+from tests.servers import free_port, listens
+
+#: Pages whose examples are run as well as loaded: they need migrations, tables and a user.
+RUN = ("README.md", "recipes.md", "testing.md")
+#: Pages whose examples build on packages that are not installed here, with what stands in for them.
+STAND_INS = {
+    "handshake.md": {
+        "django_tenants/utils.py": (
+            "from contextlib import nullcontext as schema_context  # noqa: F401\n"
+        )
+    }
+}
+SECONDS = 20.0
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+BUILT = [page for page in PAGES if files(page)]
+CODE = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+
+Pasted = Callable[[Path], Project]
+
+
+def parsed(block: Block) -> ast.Module:
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    return compile(block.text, str(block), "exec", flags)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("block", CODE, ids=str)
+def test_python_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+
+
+def test_names_imported_from_django_sse_exist() -> None:
+    seen = 0
+    for block in CODE:
+        for node in ast.walk(parsed(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("django_sse"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    seen += 1
+                    assert hasattr(module, alias.name) or _is_module(node, alias), (
+                        f"{block}: {node.module} has no {alias.name}"
+                    )
+    assert seen > 50
+
+
+def _is_module(node: ast.ImportFrom, alias: ast.alias) -> bool:
+    return importlib.util.find_spec(f"{node.module}.{alias.name}") is not None
+
+
+def test_every_public_name_is_documented() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = [name for name in django_sse.__all__ if not name.startswith("_")]
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_settings_table_is_that_of_the_code() -> None:
+    section = README.read_text(encoding="utf-8").partition("\n## Settings\n")[2]
+    section = section.partition("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    table = {key.strip(" `"): default.strip(" `") for key, _, default, _ in rows}
+    assert {key: ast.literal_eval(default) for key, default in table.items()} == DEFAULTS
+
+
+def test_settings_in_examples_exist() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(re.findall(r'DJANGO_SSE\["(\w+)"\]', text)) - set(DEFAULTS) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_every_page_is_linked_from_the_index_and_the_readme() -> None:
+    pages = {page.name for page in PAGES if page != README}
+    index = {Path(link).name for link in LINK.findall(prose(ROOT / "docs" / "index.md"))}
+    readme = {Path(link.partition("#")[0]).name for link in LINK.findall(prose(README))}
+    assert pages - index == {"index.md"}
+    assert pages - readme == {"index.md"}
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    found = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+# What follows runs the examples.
+
+
+@pytest.fixture(scope="module")
+def pasted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pasted]:
+    """``pasted(page)`` is a fresh project with the README and that page, checked and migrated.
+
+    All are made at once, beside each other, when the first is asked for.
+    """
+
+    def make(page: Path) -> Project:
+        project = Project(directory / page.stem, template)
+        for path, text in STAND_INS.get(page.name, {}).items():
+            project.write(path, text)
+        project.paste(*dict.fromkeys([README, page]))
+        project.write("project/prepare.py", PREPARE)
+        modules = [name for name in project.modules() if name != "project.prepare"]
+        project.run("-m", "project.prepare", str(page.name in RUN), *modules)
+        return project
+
+    directory = tmp_path_factory.mktemp("docs")
+    template = Project(directory / "template")
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        futures: dict[Path, Future[Project]] = {page: threads.submit(make, page) for page in BUILT}
+        yield lambda page: futures[page].result()
+
+
+PREPARE = '''"""Imports every module, runs the checks, makes the tables and a user."""
+import importlib
+import importlib.util
+import sys
+
+import django
+
+django.setup()
+
+from django.apps import apps
+from django.contrib.auth.models import User
+from django.core.management import call_command
+
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+call_command("check", fail_level="WARNING")
+if sys.argv[1] == "False":
+    sys.exit()
+labels = [app.label for app in apps.get_app_configs() if app.path.startswith(sys.path[0])]
+call_command("makemigrations", *labels, verbosity=0)
+call_command("migrate", verbosity=0)
+User.objects.create_superuser("ada", "ada@example.com", "secret")
+'''
+
+
+@pytest.mark.parametrize("page", BUILT, ids=lambda page: page.name)
+def test_examples_are_a_project_that_passes_its_checks(page: Path, pasted: Pasted) -> None:
+    assert pasted(page).modules()
+
+
+@contextmanager
+def serving(project: Project, server: str) -> Iterator[httpx.Client]:
+    """Serve a project; gives a client, which follows no redirects."""
+    port = free_port()
+    arguments = {
+        "daphne": ["-m", "daphne", "-b", "127.0.0.1", "-p", str(port)],
+        "uvicorn": ["-m", "uvicorn", "--port", str(port), "--timeout-graceful-shutdown", "2"],
+    }[server]
+    log = project.directory / f"{server}.log"
+    process = project.popen([*arguments, "project.asgi:application"], log)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not listens(port):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS) as client:
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Reader:
+    """What an open response brings, event by event."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"] == "text/event-stream"
+        self.bytes = b""
+        self._chunks = response.iter_raw()
+        self._decoder = EventDecoder()
+        self._waiting: list[ServerSentEvent] = []
+
+    def event(self) -> ServerSentEvent:
+        """Return the next event with data."""
+        while True:
+            while self._waiting:
+                event = self._waiting.pop(0)
+                if event.data is not None:
+                    return event
+            chunk = next(self._chunks)
+            self.bytes += chunk
+            self._waiting += self._decoder.feed(chunk)
+
+
+def log_in(client: httpx.Client) -> None:
+    client.get("/admin/login/")
+    form = {"username": "ada", "password": "secret", "next": "/admin/"}
+    response = client.post("/admin/login/", data=form | csrf(client))
+    assert response.status_code == 302, response.text
+
+
+def csrf(client: httpx.Client) -> dict[str, str]:
+    return {"csrfmiddlewaretoken": client.cookies["csrftoken"]}
+
+
+def test_quick_start_works_when_pasted(pasted: Pasted) -> None:
+    with serving(pasted(README), "daphne") as client:
+        with client.stream("GET", "/clock/") as response:
+            reader = Reader(response)
+            first = reader.event()
+            assert first.event == "tick"
+            assert list(json.loads(first.data)) == ["time"]
+            assert reader.bytes.startswith(b":\n\n")
+            assert b'event: tick\ndata: {"time":"' in reader.bytes
+
+        log_in(client)
+        with client.stream("GET", "/orders/events/") as response:
+            reader = Reader(response)
+            order = {"item": "Espresso beans", "quantity": "2", "total": "33.80"}
+            when = {"created_0": "2026-01-01", "created_1": "12:00:03"}
+            added = client.post("/admin/shop/order/add/", data=order | when | csrf(client))
+            assert added.status_code == 302, added.text
+            created = reader.event()
+            while created.event == "snapshot":
+                created = reader.event()
+            assert created.event == "created"
+            sent = json.loads(created.data)
+            assert (sent["item"], sent["quantity"], sent["total"]) == ("Espresso beans", 2, "33.80")
+            assert list(sent) == ["id", "item", "quantity", "total", "created"]
+            assert re.fullmatch(r"[0-9]+-[0-9]+", created.id or "")
+
+        body = client.get("/orders/").content
+        assert f'event: order\ndata: {{"id":{sent["id"]},"item":"Espresso beans"'.encode() in body
+        assert b'event: end\ndata: {"count":' in body
+
+
+def test_testing_page_has_a_complete_test(pasted: Pasted) -> None:
+    project = pasted(ROOT / "docs" / "testing.md")
+    options = ["-q", "-p", "no:cacheprovider"]
+    if "django_sse.pytest_plugin" not in {entry.value for entry in entry_points(group="pytest11")}:
+        # What an installed distribution's entry point does.
+        options += ["-p", "django_sse.pytest_plugin"]
+    tests = ["shop/test_streams.py", "shop/tests.py"]
+    assert "5 passed" in project.run("-m", "pytest", *options, *tests)
+
+
+def test_recipes_run(pasted: Pasted) -> None:
+    with serving(pasted(ROOT / "docs" / "recipes.md"), "uvicorn") as client:
+        log_in(client)
+        token = {"X-CSRFToken": client.cookies["csrftoken"]}
+
+        started = client.post("/jobs/start/", headers=token)
+        assert started.status_code == 202, started.text
+        seen = None
+        with client.stream("GET", started.json()["events"]) as response:
+            reader = Reader(response)
+            while seen is None:  # the snapshot, which has no id, then the first live event
+                seen = reader.event().id
+        with client.stream(
+            "GET", started.json()["events"], headers={"Last-Event-ID": seen}
+        ) as response:
+            reader = Reader(response)
+            states = [json.loads(reader.event().data)]
+            while states[-1]["state"] == "running":
+                states.append(json.loads(reader.event().data))
+        assert states[-1]["result"] == "42"
+        percents = [state["percent"] for state in states]
+        assert percents == sorted(percents)
+
+        asked = client.post("/answers/ask/", headers=token, json={"prompt": "to be or not"})
+        assert asked.status_code == 202, asked.text
+        for _ in range(2):
+            text = ""
+            with client.stream("GET", asked.json()["events"]) as response:
+                reader = Reader(response)
+                while (event := reader.event()).event == "token":
+                    piece = json.loads(event.data)
+                    assert piece["at"] == len(text)
+                    text += piece["text"]
+            assert (event.event, text.strip()) == ("end", "You said: to be or not")

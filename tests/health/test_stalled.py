@@ -1,0 +1,200 @@
+"""Clients that take nothing any more are let go; those that are slow are not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.http_client import Client
+from tests.project.journal import Journal
+from tests.servers import SERVERS, free_port
+
+from .conftest import Serve
+
+SEND_TIMEOUT = 1.0
+#: What the watchdog may take longer: a quarter of it, and what a busy machine adds.
+LATEST = SEND_TIMEOUT * 1.25 + 2
+#: What of an endless stream may be kept for clients that do not read, each, in kilobytes.
+KEPT = 10_000
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_client_that_stops_reading_is_let_go_and_a_slow_one_is_not(
+    serve: Serve, journal: Journal, name: str
+) -> None:
+    server = serve(name, SEND_TIMEOUT=SEND_TIMEOUT)
+    with (
+        Client(server.address, receive_buffer=65536) as slow,
+        Client(server.address, receive_buffer=65536) as silent,
+        Curl(f"{server.url}/flood/?key=stopped") as stopped,
+    ):
+        slow.request("/flood/?key=slow")
+        slow.event()
+        before = httpx.get(f"{server.url}/inside/").json()["kilobytes"]
+        silent.request("/flood/?key=silent")
+        silent.event()
+        assert journal.wait_for("flood", key="stopped")
+        os.kill(stopped.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        reading = threading.Event()
+        reader = threading.Thread(target=_read_slowly, args=(slow, reading))
+        reader.start()
+        try:
+            found = _wait_for_ends(journal, 2, LATEST + 3)
+            ends = {entry["key"]: entry["reason"] for entry in found}
+            assert ends == {"silent": "stalled", "stopped": "stalled"}
+            # From the moment at which the buffers of both sides were full.
+            full = max(entry["at"] for entry in journal.read("flood", key="silent"))
+            [at] = [entry["at"] for entry in found if entry["key"] == "silent"]
+            assert SEND_TIMEOUT * 0.7 <= at - full <= LATEST
+            inside = httpx.get(f"{server.url}/inside/").json()
+            assert inside["stats"]["open"] == 1
+            assert inside["kilobytes"] - before < 3 * KEPT
+            # It has been slow for twice as long as the others were given.
+            time.sleep(max(0.0, 2 * SEND_TIMEOUT - (time.monotonic() - began)))
+            assert reader.is_alive()
+            assert len(journal.read("disconnect")) == 2
+        finally:
+            reading.set()
+            reader.join()
+        # The connection is closed, not only forgotten: what was on its way comes, and no more.
+        with pytest.raises(OSError, match=r"closed|reset"):
+            _read_on(silent)
+
+
+def _read_on(client: Client) -> None:
+    while True:
+        client.piece()
+
+
+def _read_slowly(client: Client, enough: threading.Event) -> None:
+    """Take 64 KiB of a flood, twice a second."""
+    while not enough.wait(0.5):
+        client.event()
+
+
+class Curl:
+    """A client in a process of its own, which reads until it is stopped."""
+
+    def __init__(self, url: str) -> None:
+        program = shutil.which("curl")
+        if program is None:
+            pytest.skip("curl is not installed: apt-get install curl")
+        self._command = [program, "--silent", "--no-buffer", "--output", os.devnull, url]
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(self._command)
+        return self._process
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _wait_for_ends(journal: Journal, count: int, seconds: float) -> list[dict[str, object]]:
+    deadline = time.monotonic() + seconds
+    while len(found := journal.read("disconnect")) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+# A peer that vanishes: its host is there no more, and nothing comes back, not even a refusal.
+
+NEAR, FAR = "10.213.77.1", "10.213.77.2"
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, Callable[[], None]]]:
+    """A network namespace behind a cable: its name, and what pulls the cable out."""
+    ip = shutil.which("ip")
+    if ip is None or os.geteuid() != 0:
+        pytest.skip("Network namespaces need root and iproute2.")
+    name, near, far = (f"{kind}{os.getpid() % 100000}" for kind in ("sse", "ssn", "ssf"))
+
+    def run(*command: str) -> int:
+        return subprocess.run([ip, *command], capture_output=True, check=False).returncode
+
+    if run("netns", "add", name):
+        pytest.skip("Network namespaces are not allowed here.")
+    try:
+        steps = [
+            ("link", "add", near, "type", "veth", "peer", "name", far),
+            ("link", "set", far, "netns", name),
+            ("addr", "add", f"{NEAR}/30", "dev", near),
+            ("link", "set", near, "up"),
+            ("-n", name, "addr", "add", f"{FAR}/30", "dev", far),
+            ("-n", name, "link", "set", far, "up"),
+        ]
+        if any(run(*step) for step in steps):
+            pytest.skip("Virtual network cables are not allowed here.")
+        yield name, lambda: _check(run("-n", name, "link", "set", far, "down"))
+    finally:
+        run("link", "del", near)
+        run("netns", "del", name)
+
+
+def _check(status: int) -> None:
+    assert status == 0
+
+
+FAR_CLIENT = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
+connection.sendall(b"GET /quiet/?key=gone HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+received = b""
+while b"data: open" not in received:
+    received += connection.recv(65536)
+print("open", flush=True)
+connection.settimeout(None)
+while connection.recv(65536):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_peer_that_vanishes_is_let_go(
+    serve: Serve, journal: Journal, elsewhere: tuple[str, Callable[[], None]], name: str
+) -> None:
+    namespace, pull_out = elsewhere
+    # The last of several addresses counts, but Hypercorn takes them all.
+    port = free_port()
+    args = {
+        "daphne": ["-b", "0.0.0.0"],
+        "uvicorn": ["--host", "0.0.0.0"],
+        "granian": ["--host", "0.0.0.0"],
+        "hypercorn": ["--bind", f"{NEAR}:{port}"],
+    }[name]
+    server = serve(name, args=args, SEND_TIMEOUT=SEND_TIMEOUT, HEARTBEAT={"PERIOD": 0.4})
+    if name != "hypercorn":
+        port = server.port
+    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", FAR_CLIENT, NEAR]
+    with (
+        Client(server.address) as near,
+        subprocess.Popen([*command, str(port)], stdout=subprocess.PIPE) as client,
+    ):
+        try:
+            near.request("/quiet/?key=near")
+            near.event()
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"open\n"
+            # It takes its heartbeats, and is left alone.
+            time.sleep(2 * SEND_TIMEOUT)
+            assert journal.read("disconnect") == []
+            pull_out()
+            gone = time.monotonic()
+            [entry] = _wait_for_ends(journal, 1, LATEST + 3)
+            assert (entry["key"], entry["reason"]) == ("gone", "stalled")
+            assert float(str(entry["at"])) - gone <= LATEST
+            # Whose peer is there does not notice.
+            assert near.piece().startswith(b": heartbeat")
+        finally:
+            client.kill()

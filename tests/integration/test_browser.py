@@ -1,0 +1,180 @@
+"""What ``make demo`` serves, in a real browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from tests.servers import Server
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Seconds in which an event shows on the page, in which the server ends though streams are open,
+# and in which a browser has reconnected: it waits some before it tries, and longer each time.
+SOON = 10
+STOP_SECONDS = 5
+RECONNECT = 30
+# Orders in the snapshot of the stream.
+NEWEST = 8
+
+
+class Demo(Server):
+    """``manage.py demo`` in the place of a bare server: it makes its own database."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("daphne", directory=directory, database=directory / "shop.sqlite3")
+        self._command = [sys.executable, "manage.py", "demo", "--port", str(self.port)]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    demo = Demo(tmp_path_factory.mktemp("demo"))
+    with demo:
+        yield demo
+    assert demo.faults() == [], demo.log()
+
+
+# Playwright keeps an event loop running in this thread for as long as it lives: not longer than
+# one test, so that those beside it, which use loops of their own, are not disturbed.
+@pytest.fixture
+def page(demo: Demo) -> Iterator[Page]:
+    if CHROMIUM is None:
+        missing = "Chromium is not installed: apt-get install chromium"
+        if os.environ.get("REQUIRE_SERVICES"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+        page = browser.new_page(locale="en-GB")
+        page.set_default_timeout(SOON * 1000)
+        expect.set_options(timeout=SOON * 1000)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"{demo.url}/")
+        yield page
+        browser.close()
+    assert problems == []
+
+
+def _state(page: Page, stream: str) -> Locator:
+    return page.locator(f"#{stream} [data-state]")
+
+
+def _fact(page: Page, stream: str, name: str) -> Locator:
+    return page.locator(f"#{stream} [data-{name}]")
+
+
+def _wire(page: Page, stream: str, event: str) -> Locator:
+    return page.locator(f'#wire tr[data-stream="{stream}"][data-event="{event}"]')
+
+
+def _log_in(page: Page) -> None:
+    page.get_by_role("button", name="Log in as demo").click()
+    expect(page.locator("#user")).to_have_text("Logged in as demo")
+
+
+def _place_order(page: Page) -> None:
+    with page.expect_response("**/orders/place/") as placed:
+        page.locator("#place-order").click()
+    assert placed.value.status == 201
+
+
+def test_browser_shows_typed_events_as_they_arrive(page: Page) -> None:
+    expect(_state(page, "clock")).to_have_attribute("data-state", "open")
+    expect(_state(page, "clock")).to_have_text("Open")
+    expect(_wire(page, "clock", "tick")).not_to_have_count(0)
+    expect(page.locator("#clock time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+    expect(_fact(page, "clock", "last-id")).to_have_text(re.compile(r"^\d+$"))
+    # An open stream: more of it comes, and a heartbeat of its own among it.
+    count = int(_fact(page, "clock", "count").inner_text())
+    expect(_fact(page, "clock", "count")).not_to_have_text(str(count))
+    expect(_fact(page, "clock", "beats")).not_to_have_text("0")
+    expect(_fact(page, "clock", "reconnects")).to_have_text("0")
+
+
+def test_browser_shows_objects_by_their_types(page: Page) -> None:
+    expect(_state(page, "serialization")).to_have_text("Finished")
+    objects = page.locator("#serialization li")
+    expect(objects).to_have_count(2)
+    expect(objects.nth(0)).to_have_attribute("data-object", "customer")
+    expect(objects.nth(0)).to_contain_text('"Jet"')
+    expect(objects.nth(1)).to_have_attribute("data-object", "product")
+    expect(objects.nth(1)).to_contain_text("[100,200]")
+    # An untyped event is a `message` to a browser.
+    expect(_wire(page, "serialization", "message")).to_have_count(2)
+    page.locator("#serialize-again").click()
+    expect(_wire(page, "serialization", "message")).to_have_count(4)
+    expect(objects).to_have_count(2)
+
+
+def test_browser_reconnects_when_the_server_is_back(page: Page, demo: Demo) -> None:
+    _log_in(page)
+    rows = page.locator("#orders li")
+    expect(rows).not_to_have_count(0)
+    _place_order(page)
+    expect(page.locator('#orders li[data-event="created"]')).to_have_count(1)
+    before = rows.count()
+    assert demo.stop().seconds < STOP_SECONDS
+    expect(_state(page, "clock")).to_have_text("Reconnecting")
+    expect(_state(page, "orders")).to_have_text("Reconnecting")
+    demo.start()
+    for stream in ["clock", "orders"]:
+        expect(_state(page, stream)).to_have_text("Open", timeout=RECONNECT * 1000)
+        expect(_fact(page, stream, "reconnects")).to_have_text("1")
+    ticks = int(_fact(page, "clock", "count").inner_text())
+    expect(_fact(page, "clock", "count")).not_to_have_text(str(ticks))
+    # The demo's broker is its process's memory, and went with it: the browser's last id is from
+    # before that. It was told by a reset, and given the state of now in the place of the old.
+    expect(_wire(page, "orders", "reset")).to_have_count(1)
+    expect(rows).to_have_count(min(before, NEWEST))
+    _place_order(page)
+    expect(_wire(page, "orders", "created")).to_have_count(2)
+    expect(rows).to_have_count(min(before, NEWEST) + 1)
+
+
+def test_browser_sees_an_order_after_logging_in(page: Page) -> None:
+    expect(_state(page, "orders")).to_have_text("Log in first")
+    _log_in(page)
+    expect(_state(page, "orders")).to_have_text("Open")
+    expect(page.locator('#orders li[data-event="snapshot"]')).not_to_have_count(0)
+    _place_order(page)
+    placed = page.locator('#orders li[data-event="created"]')
+    expect(placed).to_have_count(1)
+    number = placed.get_attribute("data-id")
+    expect(_fact(page, "orders", "last-id")).to_have_text(re.compile(r"^\d+-\d+$"))
+    expect(page.locator("#orders li").first).to_contain_text(f"#{number}")
+    page.locator("#log-out").click()
+    expect(_state(page, "orders")).to_have_text("Log in first")
+
+
+@pytest.mark.parametrize("logged_in", [False, True], ids=["anonymous", "with CSRF token"])
+def test_browser_reads_what_a_post_streams(page: Page, logged_in: bool) -> None:
+    if logged_in:
+        _log_in(page)
+    page.locator("#prompt").fill("two  words – and “more”")
+    page.get_by_role("button", name="Generate").click()
+    expect(_state(page, "generate")).to_have_text("Finished")
+    assert page.locator("#answer").inner_text() == "two  words – and “more”"
+    expect(_wire(page, "generate", "message")).to_have_count(6)
+    expect(_wire(page, "generate", "message").first).to_contain_text("[DONE]")
+
+
+def test_browser_is_told_why_a_prompt_is_refused(page: Page) -> None:
+    page.locator("#prompt").fill("   ")
+    page.get_by_role("button", name="Generate").click()
+    expect(_state(page, "generate")).to_have_text("Refused")
+    expect(page.locator("#prompt-problem")).to_have_text("This field may not be blank.")

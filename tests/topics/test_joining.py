@@ -1,0 +1,371 @@
+"""From the moment of subscribing to the live flow: no gap, nothing twice, and a word where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
+from django.template import Context, Template
+from django.test import override_settings
+
+from django_sse import SSEView, alatest_event_id, apublish
+from django_sse.brokers import use_broker
+from django_sse.brokers.base import Broker
+from django_sse.brokers.redis import RedisBroker
+from django_sse.testing import NothingReceived, StreamClient, connect
+from testproject.asgi import application
+from tests.servers import free_port
+
+from .brokers import HeldBroker
+
+MakeBroker = Callable[..., Broker]
+
+
+class Recorded(SSEView):
+    """Follows ``a`` and ``b``; tells why it ended."""
+
+    topics = ["a", "b"]
+    heartbeat = None
+    reasons: list[str | None] = []
+
+    async def disconnect(self) -> None:
+        self.reasons.append(self.close_reason)
+
+    async def snapshot(self) -> None:
+        await self.send("snapshot")
+
+
+class Slow(Recorded):
+    """A snapshot of two events, with a gate between them that a test opens."""
+
+    gate: asyncio.Event
+    outbox_limit = 4096
+
+    async def snapshot(self) -> AsyncIterator[str]:
+        yield "first half"
+        await self.gate.wait()
+        yield "second half"
+
+
+class Late(Slow):
+    """Follows when the gate is opened."""
+
+    async def stream(self) -> None:
+        await self.send("resumed" if self.resumed else "fresh")
+        await self.gate.wait()
+        await self.follow()
+
+
+class Own(Recorded):
+    """A ``stream()`` of its own, which publishes before it follows."""
+
+    async def stream(self) -> None:
+        await apublish("a", "before follow()")
+        await self.send("resumed" if self.resumed else "fresh")
+        await self.follow()
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    Recorded.reasons.clear()
+    Slow.gate = asyncio.Event()
+    Late.gate = asyncio.Event()
+
+
+async def data(stream: StreamClient, count: int) -> list[str | None]:
+    """Return the data of the next events."""
+    return [(await stream.receive(timeout=20)).data for _ in range(count)]
+
+
+async def publish_many(count: int, name: str = "e", topic: str = "a", size: int = 0) -> list[str]:
+    """Publish numbered events, and return their data."""
+    texts = [f"{name}{number}".ljust(size, ".") for number in range(count)]
+    for text in texts:
+        await apublish(topic, text)
+    return texts
+
+
+def back(stream: StreamClient) -> dict[str, str]:
+    """Return the headers with which a browser comes back."""
+    return {"Last-Event-ID": stream.last_event_id}
+
+
+async def test_joining_fresh_client_gets_snapshot_cursor_then_events(broker: Broker) -> None:
+    await apublish("a", "in the snapshot")
+    async with connect(Slow) as stream:
+        assert await data(stream, 1) == ["first half"]
+        ids = [await apublish("a", "one"), await apublish(["b", "a"], "two")]
+        await stream.receive_nothing()
+        cursor = await alatest_event_id()
+        Slow.gate.set()
+        assert await data(stream, 3) == ["second half", "one", "two"]
+        ids.append(await apublish("b", "three"))
+        assert await data(stream, 1) == ["three"]
+        # Nothing of a snapshot has an id; the cursor is a block of its own behind it.
+        blocks = [block for block in stream.blocks if block.comments is None]
+        assert [(block.data, block.id) for block in blocks] == [
+            ("first half", None),
+            ("second half", None),
+            (None, blocks[2].id),
+            ("one", ids[0]),
+            ("two", ids[1]),
+            ("three", ids[2]),
+        ]
+        assert blocks[2].id not in {None, *ids, cursor}
+        assert b"data: second half\n\nid: %b\n\n" % str(blocks[2].id).encode() in stream.received
+        await stream.receive_nothing()
+
+
+async def test_joining_events_before_follow_come_when_it_is_called(broker: Broker) -> None:
+    async with connect(Own) as stream:
+        assert await data(stream, 2) == ["fresh", "before follow()"]
+        await apublish("b", "later")
+        assert await data(stream, 1) == ["later"]
+    async with connect(Own, headers=back(stream)) as stream:
+        assert await data(stream, 2) == ["resumed", "before follow()"]
+
+
+async def test_joining_replay_meets_the_live_flow(make_broker: MakeBroker) -> None:
+    make_broker(HISTORY=5000)
+    since = await alatest_event_id()
+    # More than the client, which does not read, lets through.
+    stored = await publish_many(2500, size=1000)
+    async with connect(Recorded, headers={"Last-Event-ID": since}) as stream:
+        meanwhile = await publish_many(50, "meanwhile", "b")
+        assert await data(stream, 2550) == [*stored, *meanwhile]
+        live = await publish_many(50, "live", "b")
+        assert await data(stream, 50) == live
+        await stream.receive_nothing()
+        assert b"snapshot" not in stream.received
+
+
+async def test_joining_what_was_replayed_is_not_delivered_again(held_broker: HeldBroker) -> None:
+    since = await alatest_event_id()
+    async with connect(Recorded) as present:
+        assert await data(present, 1) == ["snapshot"]
+        held_broker.hold()
+        await publish_many(3)
+        async with (
+            connect(Recorded, headers={"Last-Event-ID": since}) as resumed,
+            connect(Recorded) as fresh,
+        ):
+            # The store has them, while the listener is still on its way.
+            assert await data(resumed, 3) == ["e0", "e1", "e2"]
+            assert await data(fresh, 1) == ["snapshot"]
+            await present.receive_nothing()
+            await apublish("b", "next")
+            held_broker.release()
+            assert await data(present, 4) == ["e0", "e1", "e2", "next"]
+            assert await data(resumed, 1) == await data(fresh, 1) == ["next"]
+            await apublish("a", "last")
+            for stream in (present, resumed, fresh):
+                assert await data(stream, 1) == ["last"]
+
+
+async def test_joining_what_is_replayed_and_held_comes_once(held_broker: HeldBroker) -> None:
+    since = await alatest_event_id()
+    held_broker.hold()
+    async with connect(Recorded) as present:
+        assert await data(present, 1) == ["snapshot"]
+        await publish_many(3)
+        async with connect(Late, headers={"Last-Event-ID": since}) as stream:
+            assert await data(stream, 1) == ["resumed"]
+            # It has been read from the store; now it is delivered too, before it is sent.
+            held_broker.release()
+            await apublish("b", "next")
+            assert await data(present, 4) == ["e0", "e1", "e2", "next"]
+            Late.gate.set()
+            assert await data(stream, 4) == ["e0", "e1", "e2", "next"]
+            await stream.receive_nothing()
+
+
+@pytest.mark.parametrize("id", ["x", "5", "1-", "-1-0", "1-0", "99999999999999-0", "9" * 30 + "-0"])
+async def test_joining_with_an_impossible_id_means_reset_and_snapshot(
+    id: str, broker: Broker
+) -> None:
+    await apublish("a", "old")
+    async with connect(Recorded, headers={"Last-Event-ID": id}) as stream:
+        assert await data(stream, 2) == ["{}", "snapshot"]
+        event_id = await apublish("a", "new")
+        assert await data(stream, 1) == ["new"]
+        assert stream.received.startswith(b":\n\nevent: reset\ndata: {}\n\ndata: snapshot\n\nid: ")
+        assert stream.last_event_id == event_id
+
+
+async def test_joining_client_that_drops_in_a_snapshot_gets_it_again(broker: Broker) -> None:
+    async with connect(Slow) as stream:
+        assert await data(stream, 1) == ["first half"]
+    assert stream.last_event_id == ""
+    async with connect(Slow, headers={"Last-Event-ID": "1-0"}) as stream:
+        assert await data(stream, 2) == ["{}", "first half"]
+        await apublish("a", "event")
+    # What it would come back with has not changed.
+    assert stream.last_event_id == ""
+    Slow.gate.set()
+    async with connect(Slow, headers={"Last-Event-ID": "1-0"}) as stream:
+        assert await data(stream, 3) == ["{}", "first half", "second half"]
+        await stream.receive_nothing()
+
+
+@pytest.mark.parametrize("published", [0, 3])
+async def test_joining_quiet_topics_resume_without_reset(broker: Broker, published: int) -> None:
+    await publish_many(published, topic="another")
+    async with connect(Recorded, headers={"Last-Event-ID": await alatest_event_id()}) as stream:
+        await publish_many(2, topic="another")
+        await apublish("a", "event")
+        assert await data(stream, 1) == ["event"]
+        assert stream.received.count(b"data:") == 1
+
+
+async def test_joining_snapshot_longer_than_the_buffer_is_caught_up_from_the_broker(
+    broker: Broker,
+) -> None:
+    async with connect(Slow) as stream:
+        assert await data(stream, 1) == ["first half"]
+        # Ten times what may be held for it.
+        texts = await publish_many(400, size=100)
+        Slow.gate.set()
+        assert await data(stream, 401) == ["second half", *texts]
+        await apublish("b", "live")
+        assert await data(stream, 1) == ["live"]
+    assert Recorded.reasons == ["client"]
+
+
+async def test_joining_snapshot_longer_than_history_begins_anew(make_broker: MakeBroker) -> None:
+    make_broker(HISTORY=10)
+    async with connect(Slow) as stream:
+        assert await data(stream, 1) == ["first half"]
+        await publish_many(400, size=100)
+        Slow.gate.set()
+        expected = ["second half", "{}", "first half", "second half"]
+        assert await data(stream, 4) == expected
+        await apublish("b", "live")
+        assert await data(stream, 1) == ["live"]
+        assert [block.event for block in stream.blocks].count("reset") == 1
+
+
+async def test_joining_lost_events_mean_reset_and_snapshot_on_the_same_connection(
+    held_broker: HeldBroker,
+) -> None:
+    async with connect(Recorded) as stream:
+        assert await data(stream, 1) == ["snapshot"]
+        await apublish("a", "one")
+        assert await data(stream, 1) == ["one"]
+        held_broker.lose("another")
+        held_broker.lose("a")
+        assert await data(stream, 2) == ["{}", "snapshot"]
+        await apublish("b", "two")
+        assert await data(stream, 1) == ["two"]
+        # Told several times at once, it begins anew as often, but must not follow twice.
+        for _ in range(3):
+            held_broker.lose("a")
+            held_broker.lose("a", "b")
+            await asyncio.sleep(0)
+        seen: list[str | None] = []
+        with suppress(NothingReceived):
+            while True:
+                seen.append((await stream.receive(timeout=0.5)).data)
+        assert seen.count("{}") <= 6
+        assert seen[-2:] == ["{}", "snapshot"]
+        await publish_many(2)
+        assert await data(stream, 2) == ["e0", "e1"]
+        await stream.receive_nothing()
+    assert Recorded.reasons == ["client"]
+
+
+async def test_joining_nothing_newer_overtakes_the_reset(held_broker: HeldBroker) -> None:
+    async with connect(Recorded) as stream:
+        await data(stream, 1)
+        held_broker.hold()
+        # More than is written in one piece, all of it in the turn in which the loss is told.
+        await publish_many(100, size=2000)
+        held_broker.lose("a")
+        held_broker.release()
+        assert await data(stream, 2) == ["{}", "snapshot"]
+        await apublish("a", "live")
+        assert await data(stream, 1) == ["live"]
+
+
+async def test_joining_lost_events_end_a_stream_of_its_own(held_broker: HeldBroker) -> None:
+    async with connect(Own) as stream:
+        await data(stream, 2)
+        held_broker.lose("a")
+        await stream.receive_end()
+    assert Recorded.reasons == ["overflow"]
+
+
+async def test_joining_lost_during_a_snapshot_begins_it_anew(held_broker: HeldBroker) -> None:
+    async with connect(Slow) as stream:
+        assert await data(stream, 1) == ["first half"]
+        held_broker.lose("b")
+        assert await data(stream, 2) == ["{}", "first half"]
+        await apublish("a", "event")
+        Slow.gate.set()
+        assert await data(stream, 2) == ["second half", "event"]
+        await stream.receive_nothing()
+
+
+async def test_joining_page_with_a_cursor_misses_nothing(broker: Broker) -> None:
+    def render() -> str:
+        return Template("{% load sse %}{% sse_url 'numbers' %}").render(Context())
+
+    with override_settings(ROOT_URLCONF="tests.topics.project.urls"):
+        address = await sync_to_async(render)()
+        cursor = await alatest_event_id()
+        assert address == f"/numbers/?last_event_id={cursor}"
+        # Between rendering and connecting.
+        await apublish("a", "in between")
+        async with connect(application, f"{address}&topics=a") as stream:
+            assert await data(stream, 1) == ["in between"]
+        async with connect(application, f"{address}&topics=a", headers=back(stream)) as stream:
+            # The header of a browser that comes back goes before the address.
+            await apublish("a", "live")
+            assert await data(stream, 1) == ["live"]
+            assert b"snapshot" not in stream.received
+
+
+class Member(Recorded):
+    """Follows topics, and is in a group."""
+
+    groups = ["room"]
+
+    async def said(self, message: dict[str, Any]) -> None:
+        await self.send(message["text"], event="said")
+
+
+async def test_joining_groups_work_beside_topics(broker: Broker) -> None:
+    layer = get_channel_layer()
+    async with connect(Member) as stream:
+        assert await data(stream, 1) == ["snapshot"]
+        for number in range(3):
+            await apublish("a", f"event {number}")
+            assert await data(stream, 1) == [f"event {number}"]
+            await layer.group_send("room", {"type": "said", "text": f"said {number}"})
+            assert await data(stream, 1) == [f"said {number}"]
+        # What comes through a group has no id: it is not part of what can be resumed.
+        last = stream.last_event_id
+        await layer.group_send("room", {"type": "said", "text": "bye"})
+        assert (await stream.receive()).id is None
+        assert stream.last_event_id == last == await alatest_event_id()
+
+
+def test_joining_page_without_a_broker_has_an_address_without_cursor(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    away = RedisBroker(f"redis://127.0.0.1:{free_port()}/0")
+    before = use_broker(away)
+    try:
+        with override_settings(ROOT_URLCONF="tests.topics.project.urls"):
+            template = Template("{% load sse %}{% sse_url 'numbers' %}")
+            with override_settings(DJANGO_SSE={"PUBLISH_TIMEOUT": 0.2}):
+                use_broker(away)
+                assert template.render(Context()) == "/numbers/"
+    finally:
+        use_broker(before)
+        away.close()
+    assert "the broker is away" in caplog.text

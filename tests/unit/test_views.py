@@ -1,0 +1,677 @@
+"""The session: one ``SSEView`` on one connection, seen from its client and from itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from rest_framework import serializers
+
+from django_sse import (
+    Heartbeat,
+    InvalidEvent,
+    ServerSentEvent,
+    SSEView,
+    StreamClosed,
+    StreamFinished,
+)
+from django_sse.testing import connect
+
+OPENING = b":\n\n"
+
+
+class Scripted(SSEView):
+    """Runs the coroutine function that it is made with, and tells how it ended."""
+
+    script: Any = None
+    reasons: Any = None
+    heartbeat = None
+
+    async def stream(self) -> None:
+        await self.script(self)
+
+    async def disconnect(self) -> None:
+        self.reasons.append(self.close_reason)
+
+
+def scripted(script: Any, cls: type[Scripted] = Scripted) -> tuple[Any, list[str | None]]:
+    """A view whose stream is ``script(view)``, and the list of the reasons of its ends."""
+    reasons: list[str | None] = []
+    return cls.as_view(script=staticmethod(script).__func__, reasons=reasons), reasons
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# Sending.
+
+
+async def test_send_writes_each_field_as_it_is_given() -> None:
+    async def script(view: SSEView) -> None:
+        await view.send("text")
+        await view.send({"a": 1}, "e", "1", 2000, "c")
+        await view.send([1], event="e", id="2", retry=timedelta(seconds=1), comments="x\ny")
+        await view.send(data=5)
+        await view.send(ServerSentEvent("d", "e", "3", 7, "c"))
+        await view.send(ServerSentEvent({"a": [1]}, id="4"))
+        await view.send(event="only")
+        await view.send(id="5")
+        await view.send(retry=9)
+        await view.send(comments="")
+        await view.send("")
+        await view.send(data=ServerSentEvent("by name"))
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        body = await stream.read()
+    assert body == OPENING + (
+        b"data: text\n\n"
+        b'event: e\ndata: {"a":1}\nid: 1\nretry: 2000\n: c\n\n'
+        b"event: e\ndata: [1]\nid: 2\nretry: 1000\n: x\n: y\n\n"
+        b"data: 5\n\n"
+        b"event: e\ndata: d\nid: 3\nretry: 7\n: c\n\n"
+        b'data: {"a":[1]}\nid: 4\n\n'
+        b"event: only\n\n"
+        b"id: 5\n\n"
+        b"retry: 9\n\n"
+        b":\n\n"
+        b"data:\n\n"
+        b"data: by name\n\n"
+    )
+    assert reasons == ["completed"]
+
+
+async def test_send_refuses_what_it_cannot_send_and_sends_nothing_of_it() -> None:
+    async def script(view: SSEView) -> None:
+        event = ServerSentEvent("never")
+        for extra in ({"event": "e"}, {"id": "1"}, {"retry": 0}, {"comments": ""}):
+            with pytest.raises(TypeError, match=r"takes a ServerSentEvent alone.*replace"):
+                await view.send(event, **extra)
+        for wrong in (
+            {},
+            {"event": "a\nb"},
+            {"id": "\0"},
+            {"retry": True},
+            {"comments": 5},
+            {"data": "\ud800"},
+            {"data": {"a": "\ud800"}},
+        ):
+            with pytest.raises(InvalidEvent):
+                await view.send(**wrong)
+        await view.send("sent")
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        assert await stream.read() == OPENING + b"data: sent\n\n"
+    assert reasons == ["completed"]
+
+
+async def test_several_tasks_send_whole_events() -> None:
+    number = 8
+
+    async def script(view: SSEView) -> None:
+        async def sender(name: int) -> None:
+            for i in range(50):
+                await view.send("\n".join([f"{name}:{i}"] * 400), event=str(name), id=str(i))
+
+        async with asyncio.TaskGroup() as tasks:
+            for name in range(number):
+                tasks.create_task(sender(name))
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        await stream.read(timeout=30)
+    events = [event for event in stream.blocks if event.data is not None]
+    assert len(events) == number * 50
+    for name in range(number):
+        own = [event for event in events if event.event == str(name)]
+        assert [event.id for event in own] == [str(i) for i in range(50)]
+        assert all(event.data == "\n".join([f"{name}:{event.id}"] * 400) for event in own)
+    assert reasons == ["completed"]
+
+
+async def test_send_waits_for_a_client_that_does_not_read() -> None:
+    sent = 0
+
+    async def script(view: SSEView) -> None:
+        nonlocal sent
+        while True:
+            await view.send("x" * 100_000)
+            sent += 1
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(0.05)
+        assert sent < 40
+        for _ in range(50):
+            assert len((await stream.receive()).data) == 100_000
+        assert sent > before
+    assert reasons == ["client"]
+
+
+async def test_generator_that_yields_objects_is_a_stream() -> None:
+    closed = asyncio.Event()
+
+    class Counting(SSEView):
+        async def stream(self) -> AsyncIterator[Any]:
+            try:
+                yield "a"
+                yield {"b": 1}
+                yield ServerSentEvent("c", id="7")
+                await self.send("d")
+                yield [1]
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                closed.set()
+
+    async with connect(Counting) as stream:
+        events = [await stream.receive() for _ in range(5)]
+    assert events == [
+        ServerSentEvent("a"),
+        ServerSentEvent('{"b":1}'),
+        ServerSentEvent("c", id="7"),
+        ServerSentEvent("d"),
+        ServerSentEvent("[1]"),
+    ]
+    assert closed.is_set()
+
+
+async def test_generator_is_closed_when_its_event_cannot_be_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    closed = []
+
+    class Wrong(SSEView):
+        async def stream(self) -> AsyncIterator[Any]:
+            try:
+                yield "a"
+                yield object()
+            finally:
+                closed.append(self.close_reason)
+
+    async with connect(Wrong) as stream:
+        assert await stream.read() == OPENING + b"data: a\n\n"
+    assert closed == [None]
+    assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    ("retry", "setting", "opening"),
+    [
+        (None, None, b":\n\n"),
+        (None, 3000, b"retry: 3000\n\n"),
+        (1000, 3000, b"retry: 1000\n\n"),
+        (timedelta(seconds=2), None, b"retry: 2000\n\n"),
+        (0, 3000, b"retry: 0\n\n"),
+    ],
+)
+async def test_first_bytes_leave_at_once(retry: Any, setting: Any, opening: bytes) -> None:
+    class Silent(SSEView):
+        async def stream(self) -> None:
+            await asyncio.Event().wait()
+
+    with override_settings(DJANGO_SSE={"RETRY": setting, "HEARTBEAT": None}):
+        async with connect(Silent.as_view(retry=retry)) as stream:
+            await stream.receive_block()
+            assert stream.received == opening
+
+
+# Ends.
+
+
+async def test_disconnect_runs_once_with_the_reason() -> None:
+    async def completed(view: SSEView) -> None:
+        await view.send("a")
+
+    async def client(view: SSEView) -> None:
+        await view.send("a")
+        await asyncio.Event().wait()
+
+    async def closed(view: SSEView) -> None:
+        await view.send("a")
+        await view.close()
+        await asyncio.Event().wait()
+
+    async def error(view: SSEView) -> None:
+        await view.send("a")
+        raise RuntimeError("expected")
+
+    for script in (completed, client, closed, error):
+        view, reasons = scripted(script)
+        async with connect(view) as stream:
+            assert await stream.receive() == ServerSentEvent("a")
+            if script is not client:
+                await stream.receive_end()
+        assert reasons == [script.__name__]
+
+
+async def test_exception_is_logged_once_and_ends_the_response(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def script(view: SSEView) -> None:
+        await view.send("before")
+        raise RuntimeError("a fault")
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        assert await stream.read() == OPENING + b"data: before\n\n"
+    assert reasons == ["error"]
+    [record] = errors(caplog)
+    assert record.name == "django_sse"
+    assert record.getMessage() == "Scripted.stream() failed."
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "a fault"
+
+
+async def test_failing_disconnect_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(SSEView):
+        async def stream(self) -> None:
+            await self.send("a")
+
+        async def disconnect(self) -> None:
+            raise RuntimeError("a fault")
+
+    async with connect(Failing) as stream:
+        await stream.read()
+    [record] = errors(caplog)
+    assert record.getMessage().endswith("Failing.disconnect() failed.")
+
+
+async def test_close_within_the_stream_ends_it_at_its_next_await() -> None:
+    steps = []
+
+    async def script(view: SSEView) -> None:
+        await view.send("last")
+        await view.close()
+        steps.append(view.is_open)
+        with pytest.raises(StreamClosed, match=r"ended \(closed\)"):
+            await view.send("never")
+        await view.close()
+        steps.append("closed twice")
+        await asyncio.Event().wait()
+        steps.append("never")
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        assert await stream.read() == OPENING + b"data: last\n\n"
+    assert steps == [False, "closed twice"]
+    assert reasons == ["closed"]
+
+
+async def test_close_from_another_task_ends_the_stream() -> None:
+    views: asyncio.Queue[SSEView] = asyncio.Queue()
+
+    async def script(view: SSEView) -> None:
+        await view.send("first")
+        views.put_nowait(view)
+        await asyncio.Event().wait()
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        session = await views.get()
+        await session.send("from outside")
+        await asyncio.gather(session.close(), session.close())
+        assert not session.is_open
+        await session.close()
+        assert await stream.read() == OPENING + b"data: first\n\ndata: from outside\n\n"
+    assert reasons == ["closed"]
+
+
+async def test_close_sends_what_a_slow_client_has_not_read() -> None:
+    views: asyncio.Queue[SSEView] = asyncio.Queue()
+
+    async def script(view: SSEView) -> None:
+        views.put_nowait(view)
+        for _ in range(100):
+            await view.send("x" * 10_000)
+        await asyncio.Event().wait()
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        session = await views.get()
+        await asyncio.sleep(0.05)
+        closing = asyncio.create_task(session.close())
+        body = await stream.read()
+        await closing
+    assert body.endswith(b"x\n\n")
+    assert body.count(b"data: ") > 6
+    assert reasons == ["closed"]
+
+
+@pytest.mark.parametrize("end", ["client", "closed", "completed"])
+async def test_close_in_clean_up_does_not_wait_for_ever(end: str) -> None:
+    async def script(view: SSEView) -> None:
+        try:
+            await view.send("a")
+            if end == "closed":
+                await view.close()
+            if end != "completed":
+                await asyncio.Event().wait()
+        finally:
+            await view.close()
+
+    class Closing(Scripted):
+        async def disconnect(self) -> None:
+            await self.close()
+            await super().disconnect()
+
+    view, reasons = scripted(script, Closing)
+    async with connect(view) as stream:
+        assert await stream.receive() == ServerSentEvent("a")
+        if end != "client":
+            await stream.receive_end()
+    assert reasons == ["closed" if end == "completed" else end]
+
+
+async def test_send_after_the_end_raises_and_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refused: list[str] = []
+    sessions: list[SSEView] = []
+
+    class Late(SSEView):
+        async def connect(self) -> None:
+            sessions.append(self)
+            assert not self.is_open
+            with pytest.raises(StreamClosed, match=r"Late cannot send yet.*Send in stream\(\)"):
+                await self.send("early")
+            await self.close()
+
+        async def stream(self) -> None:
+            assert self.is_open
+            while True:
+                await self.send("a")
+
+        async def disconnect(self) -> None:
+            assert not self.is_open
+            with pytest.raises(StreamClosed) as caught:
+                await self.send("late")
+            refused.append(str(caught.value))
+
+    async with connect(Late) as stream:
+        await stream.receive()
+    [text] = refused
+    assert text.endswith("Late cannot send any more: its stream has ended (client).")
+    with pytest.raises(StreamClosed):
+        await sessions[0].send("later still")
+    with pytest.raises(StreamClosed):
+        sessions[0].start_heartbeat(5)
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("end", ["client", "closed"])
+async def test_senders_in_a_task_group_end_quietly(
+    end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    views: asyncio.Queue[SSEView] = asyncio.Queue()
+
+    async def script(view: SSEView) -> None:
+        async def sender() -> None:
+            while True:
+                await view.send("x" * 10_000)
+
+        views.put_nowait(view)
+        async with asyncio.TaskGroup() as outer:
+            for _ in range(2):
+                outer.create_task(sender())
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(sender())
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        session = await views.get()
+        await stream.receive()
+        if end == "closed":
+            closing = asyncio.create_task(session.close())
+            await stream.read()
+            await closing
+    assert reasons == [end]
+    assert errors(caplog) == []
+
+
+async def test_fault_beside_a_closed_stream_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(view: SSEView) -> None:
+        raise ExceptionGroup("both", [StreamClosed("closed"), RuntimeError("a fault")])
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        await stream.read()
+    assert reasons == ["error"]
+    assert len(errors(caplog)) == 1
+
+
+async def test_nothing_is_sent_after_the_end_by_a_serializer_that_was_slow() -> None:
+    started, proceed = threading.Event(), threading.Event()
+    sessions: list[SSEView] = []
+    outcome: list[BaseException | None] = []
+
+    class Thing:
+        pass
+
+    class SlowSerializer(serializers.BaseSerializer[Thing]):
+        def to_representation(self, instance: Thing) -> str:
+            started.set()
+            assert proceed.wait(10)
+            return "late"
+
+    class Slow(SSEView):
+        serializer_classes = {Thing: SlowSerializer}
+        serialize_in_thread = True
+
+        async def stream(self) -> None:
+            sessions.append(self)
+            await asyncio.Event().wait()
+
+    messages: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        async def recorded(message: Any) -> None:
+            messages.append(message)
+            await send(message)
+
+        await Slow.as_asgi()(scope, receive, recorded)
+
+    async with connect(application) as stream:
+        await stream.receive_block()
+        sending = asyncio.create_task(sessions[0].send(Thing()))
+        await asyncio.to_thread(started.wait, 10)
+        await sessions[0].close()
+        proceed.set()
+        [error] = await asyncio.gather(sending, return_exceptions=True)
+        outcome.append(error)  # type: ignore[arg-type]
+    assert isinstance(outcome[0], StreamClosed)
+    assert [message.get("more_body") for message in messages] == [None, True, False]
+
+
+async def test_finished_stream_answers_204() -> None:
+    disconnected = []
+
+    class Finished(SSEView):
+        async def connect(self) -> None:
+            raise StreamFinished
+
+        async def disconnect(self) -> None:
+            disconnected.append(self)
+
+    async with connect(Finished) as stream:
+        assert (stream.status_code, await stream.read()) == (204, b"")
+    assert disconnected == []
+
+
+async def test_head_ends_without_a_stream() -> None:
+    async def script(view: SSEView) -> None:
+        raise AssertionError("never")
+
+    view, reasons = scripted(script)
+    async with connect(view, method="HEAD") as stream:
+        assert (stream.status_code, await stream.read()) == (200, b"")
+        assert stream.headers["content-type"] == "text/event-stream"
+    assert reasons == ["completed"]
+
+
+# What a stream has at hand.
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "expected"),
+    [
+        ({}, "/", None),
+        ({"Last-Event-ID": "7"}, "/", "7"),
+        ({"Last-Event-ID": "é😀"}, "/", "é😀"),
+        ({}, "/?last_event_id=%C3%A9", "é"),
+        ({"Last-Event-ID": "7"}, "/?last_event_id=8", "7"),
+        ({"Last-Event-ID": ""}, "/?last_event_id=8", ""),
+    ],
+)
+async def test_last_event_id_is_as_the_client_was_sent_it(
+    headers: dict[str, str], path: str, expected: str | None
+) -> None:
+    async def script(view: SSEView) -> None:
+        await view.send([view.last_event_id])
+
+    view, _ = scripted(script)
+    async with connect(view, path, headers=headers) as stream:
+        text = (await stream.receive()).data
+    assert text == ("[null]" if expected is None else f'["{expected}"]')
+
+
+async def test_headers_are_those_of_a_stream_and_the_views_own() -> None:
+    class Own(SSEView):
+        async def connect(self) -> None:
+            self.headers["X-Own"] = "yes"
+            self.headers["Cache-Control"] = "no-cache"
+
+        async def stream(self) -> None:
+            pass
+
+    async with connect(Own) as stream:
+        assert stream.headers["content-type"] == "text/event-stream"
+        assert stream.headers["x-accel-buffering"] == "no"
+        assert stream.headers["x-own"] == "yes"
+        assert stream.headers["cache-control"] == "no-cache"
+    async with connect(scripted(lambda view: asyncio.sleep(0))[0]) as stream:
+        assert stream.headers["cache-control"] == "no-store, no-transform"
+        assert "x-own" not in stream.headers
+        assert "content-encoding" not in stream.headers
+
+
+async def test_sync_work_of_a_stream_runs_on_one_thread_of_the_pool() -> None:
+    async def script(view: SSEView) -> None:
+        names = {await sync_to_async(threading.get_ident)() for _ in range(5)}
+        names |= set(await asyncio.gather(*[sync_to_async(threading.get_ident)() for _ in "ab"]))
+        await view.send([len(names), threading.get_ident() in names])
+
+    view, _ = scripted(script)
+    async with connect(view) as stream:
+        assert (await stream.receive()).data == "[1,false]"
+
+
+# Mistakes that are found when the class is made.
+
+
+async def coroutine(self: Any) -> None:
+    """What a hook should be."""
+
+
+def function(self: Any) -> None:
+    """What no hook may be."""
+
+
+def generator(self: Any) -> Iterator[int]:
+    yield 1
+
+
+async def asynchronous_generator(self: Any) -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("stream", function),
+        ("stream", generator),
+        ("stream", 5),
+        ("stream", None),
+        ("connect", function),
+        ("connect", asynchronous_generator),
+        ("disconnect", function),
+        ("get_groups", function),
+        ("get_topics", function),
+        ("snapshot", generator),
+    ],
+)
+@pytest.mark.parametrize("inherited", [False, True])
+def test_hook_that_is_no_coroutine_is_refused(name: str, hook: Any, inherited: bool) -> None:
+    message = rf"Wrong\.{name}\(\) must be an `async def`.*sync_to_async"
+    bases: tuple[type, ...] = (SSEView,)
+    members = {name: hook}
+    if inherited:
+        bases, members = (type("Mixin", (), members), SSEView), {}
+    with pytest.raises(ImproperlyConfigured, match=message):
+        type("Wrong", bases, members)
+
+
+@pytest.mark.parametrize("hook", [coroutine, asynchronous_generator])
+def test_hook_that_is_a_coroutine_is_accepted(hook: Any) -> None:
+    assert issubclass(type("Right", (SSEView,), {"stream": hook}), SSEView)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("heartbeat", 5, r"\.heartbeat must be a Heartbeat or None, got 5\."),
+        ("heartbeat", {"PERIOD": 5}, r"\.heartbeat must be a Heartbeat or None, got {"),
+        ("retry", -1, r"\.retry: retry must be a whole number of milliseconds"),
+        ("retry", "5", r"\.retry: retry must be a whole number of milliseconds"),
+        ("serializer_classes", {int: int}, r"\.serializer_classes must name"),
+        ("overflow", "block", r"\.overflow must be one of"),
+    ],
+)
+def test_attribute_that_is_wrong_is_refused(attribute: str, value: Any, message: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="Wrong" + message):
+        type("Wrong", (SSEView,), {attribute: value, "stream": coroutine})
+    with pytest.raises(ImproperlyConfigured, match="Scripted" + message):
+        Scripted.as_view(**{attribute: value})
+
+
+def test_attributes_that_are_right_are_accepted() -> None:
+    assert repr(SSEView.heartbeat) == "the value in DJANGO_SSE"
+    assert Scripted.as_view(heartbeat=None, retry=timedelta(seconds=1))
+    assert Scripted.as_view(heartbeat=Heartbeat(5), retry=None, serializer_classes={})
+    with pytest.raises(TypeError, match="no_such_attribute"):
+        Scripted.as_view(no_such_attribute=1)
+
+
+async def test_attribute_may_be_a_property() -> None:
+    class Own(SSEView):
+        @property
+        def retry(self) -> int:  # type: ignore[override]
+            return int(self.kwargs["retry"])
+
+        async def stream(self) -> None:
+            pass
+
+    async with connect(Own, kwargs={"retry": "7"}) as stream:
+        assert await stream.read() == b"retry: 7\n\n"
+
+
+async def test_view_without_a_stream_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Empty(SSEView):
+        pass
+
+    async with connect(Empty) as stream:
+        assert stream.status_code == 500
+    assert "Empty must define `async def stream(self)`" in caplog.text

@@ -1,0 +1,14 @@
+"""Waiting for what cannot be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+
+async def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until it is so; ``TimeoutError`` after 5 seconds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - other threads and tasks tell nobody
+            await asyncio.sleep(0.01)
