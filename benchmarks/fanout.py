@@ -1,0 +1,98 @@
+"""One topic, many clients: what does a delivery cost the server, and how long does it take?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from importlib.util import find_spec
+from statistics import quantiles
+
+from .clients import Swarm, answer
+from .context import SERVERS, Context, best
+from .report import Result
+from .servers import Server
+
+#: Bytes of an event's data.
+SIZE = 200
+LIMITS = {"uvicorn": (0.75, None), "daphne": (0.9, 0.3)}
+#: Events a second, in the measurement of latency.
+RATE = 20
+
+
+def measure(context: Context) -> Iterator[Result]:
+    """Compare a topic with the bare application's queue for each client, at full speed."""
+    for kind, name in SERVERS.items():
+        limit, aim = LIMITS[kind]
+        for clients in (100, context.size(1000, 300)):
+            with context.project(kind) as ours, context.bare(kind) as bare:
+                sides = [(ours, "/follow/", "apublish"), (bare, "/follow/", "")]
+                events = context.size(60_000, 12_000) // clients
+                delivery, beside = compare(context, sides, clients, events)
+            what = f"fan-out, {clients} clients"
+            yield Result(what, name, delivery, beside, "µs/delivery", limit, aim)
+
+
+def measure_eventstream(context: Context) -> Iterator[Result]:
+    """Compare with django-eventstream, where it is installed: 100 clients."""
+    if find_spec("django_eventstream") is None:
+        print("eventstream: left out, since it is not installed.", file=sys.stderr)
+        return
+    with context.project("uvicorn", BENCHMARK_EVENTSTREAM="1") as server:
+        sides = [(server, "/follow/", "apublish"), (server, "/eventstream/", "eventstream")]
+        ours, theirs = compare(context, sides, 100, context.size(200, 50))
+    note = "beside django-eventstream"
+    yield Result("fan-out, 100 clients", "Uvicorn", ours, theirs, "µs/delivery", note=note)
+
+
+def compare(
+    context: Context, sides: Sequence[tuple[Server, str, str]], clients: int, events: int
+) -> list[float]:
+    """Return the µs for each delivery of each side: a server, what is followed, who publishes."""
+    with ExitStack() as stack:
+        measures = []
+        for server, path, by in sides:
+            swarm = stack.enter_context(Swarm())
+            swarm.open(server.port, path, clients)
+            measures.append(partial(full_speed, server, swarm, events, by))
+        return best(context.size(3, 2), measures)
+
+
+def measure_latency(context: Context) -> Iterator[Result]:
+    """Compare the time from publishing to arrival: 500 clients, 20 events a second."""
+    clients, seconds = context.size(500, 100), context.size(4, 1)
+    for kind, name in SERVERS.items():
+        with context.project(kind) as ours, context.bare(kind) as bare:
+            found = [
+                [latency(server, clients, seconds) for server in (ours, bare)]
+                for _ in range(context.size(2, 1))
+            ]
+        median, beside = (min(turn[which][0] for turn in found) for which in (0, 1))
+        late, late_beside = (min(turn[which][1] for turn in found) for which in (0, 1))
+        what = f"latency, {clients} clients"
+        yield Result(f"{what}, median", name, median, beside, "ms")
+        yield Result(f"{what}, 99th percentile", name, late, late_beside, "ms", 1)
+
+
+def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:
+    """Publish as fast as may be; return the server's µs for each delivery."""
+    already = swarm.connections[0].events
+    begun = server.cpu()
+    page = server.begin(f"/publish/?size={SIZE}&count={events}&by={by}")
+    swarm.wait_for(already + events)
+    answer(page)
+    return (server.cpu() - begun) / events / len(swarm.connections) * 1e6
+
+
+def latency(server: Server, clients: int, seconds: int) -> tuple[float, float]:
+    """Return the median and the 99th percentile of the time to arrival, in ms."""
+    with Swarm() as swarm:
+        for connection in swarm.open(server.port, "/follow/", clients):
+            connection.latencies = []
+        page = server.begin(f"/publish/?size={SIZE}&count={seconds * RATE}&rate={RATE}")
+        swarm.wait_for(seconds * RATE, nap=0)
+        answer(page)
+        taken = [each for connection in swarm.connections for each in connection.latencies or ()]
+    cut = quantiles(taken, n=100)
+    return cut[49] / 1e6, cut[98] / 1e6

@@ -1,0 +1,50 @@
+"""What the machine tells: processor time, memory, and which core a process runs on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from pathlib import Path
+
+
+def cores() -> tuple[int, int]:
+    """Return the core of the servers and the core of the clients; the same one if there is one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
+def pin(core: int) -> None:
+    """Keep this process, and those it starts, on one core."""
+    os.sched_setaffinity(0, {core})
+
+
+def allow_many_connections() -> None:
+    """Raise the limit of open files as far as it may be raised."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used, ended threads included, to the nanosecond.
+
+    The clock's number is what the C library's ``clock_getcpuclockid()`` returns on Linux.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def memory_kb(pid: int) -> tuple[int, int]:
+    """Return the private (USS) and the resident memory of a process, in kB."""
+    private = resident = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in {"Private_Clean", "Private_Dirty"}:
+            private += int(rest.split()[0])
+        elif name == "Rss":
+            resident = int(rest.split()[0])
+    return private, resident
+
+
+def threads(pid: int) -> int:
+    """Return how many threads a process has at the moment."""
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())

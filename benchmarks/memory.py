@@ -1,0 +1,65 @@
+"""Idle streams: how much memory does each of them take?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from statistics import median
+
+from .clients import Swarm, settle
+from .context import SERVERS, Context
+from .explain import explain
+from .report import Result
+from .servers import Server
+
+WARM_UP = 50
+STEPS = 5
+
+
+def measure(context: Context) -> Iterator[Result]:
+    """Compare idle streams, heartbeats on, with the bare application waiting in ``receive()``.
+
+    And followers of a topic with streams that follow none.
+    """
+    count = context.size(750, 100)
+    for kind, name in SERVERS.items():
+        with context.bare(kind) as server:
+            bare = private_kb(server, "/idle/", count)
+        with context.project(kind) as server:
+            idle = private_kb(server, "/idle/", count)
+        with context.project(kind) as server:
+            private = private_kb(server, "/idle/private/", count, context.login)
+        with context.project(kind) as server:
+            follower = private_kb(server, "/follow/", count)
+        yield Result("idle stream", name, idle, bare, "kB", 2.5, 2)
+        yield Result("idle stream, session login", name, private, bare, "kB", 2.5, 2)
+        yield Result("idle follower", name, follower, idle, "kB", 1.2, note="beside an idle stream")
+        if context.explain:
+            for path in ("/idle/private/", "/follow/"):
+                print(explain(context, kind, path, context.login), file=sys.stderr)
+
+
+def private_kb(
+    server: Server, path: str, count: int, headers: dict[str, str] | None = None
+) -> float:
+    """Return the private memory that each of ``count`` streams adds, in kB.
+
+    They are opened in steps, and the median of the steps is taken: what a server keeps of a moment
+    with much to do, in one of them, is no stream's.
+    """
+    found = []
+    with Swarm() as swarm:
+        swarm.open(server.port, path, WARM_UP, headers=headers)
+        before = _settled_kb(server)
+        for _ in range(STEPS):
+            swarm.open(server.port, path, count // STEPS, headers=headers)
+            after = _settled_kb(server)
+            found.append((after - before) / (count // STEPS))
+            before = after
+    return median(found)
+
+
+def _settled_kb(server: Server) -> int:
+    settle(server.cpu)
+    private, _ = server.memory()
+    return private

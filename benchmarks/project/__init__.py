@@ -1,0 +1,1 @@
+"""The Django project that is measured: a start project, with streams."""

@@ -1,0 +1,54 @@
+"""One server process: ``python -m benchmarks.serve uvicorn|daphne module:application core``.
+
+It listens on a free port of 127.0.0.1 and says which on its standard output.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import sys
+from typing import Any
+
+from .machine import allow_many_connections, pin
+
+
+def load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def say(port: int) -> None:
+    print(port, flush=True)
+
+
+def serve_with_uvicorn(application: str) -> None:
+    import uvicorn  # noqa: PLC0415 - a server process has one server only
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    config = uvicorn.Config(
+        load(application), access_log=False, log_level="warning", lifespan="off", backlog=2048
+    )
+    say(listener.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def serve_with_daphne(application: str) -> None:
+    # Daphne chooses Twisted's reactor when it is imported, so it comes before the application.
+    from daphne.server import Server  # noqa: PLC0415
+
+    server = Server(
+        load(application),
+        endpoints=["tcp:port=0:interface=127.0.0.1:backlog=2048"],
+        ready_callable=lambda: say(server.listening_addresses[0][1]),
+        verbosity=0,
+        server_name="",
+    )
+    server.run()
+
+
+if __name__ == "__main__":
+    kind, path, core = sys.argv[1:]
+    pin(int(core))
+    allow_many_connections()
+    {"uvicorn": serve_with_uvicorn, "daphne": serve_with_daphne}[kind](path)

@@ -1,0 +1,90 @@
+"""Starts the server processes, each on the servers' core, and ends them by their process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import machine
+from .clients import begin, request
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 60
+
+
+class Server:
+    """A server process that is being measured."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.port = port
+
+    def cpu(self) -> float:
+        """Return the processor time used so far, in seconds."""
+        return machine.cpu_seconds(self.pid)
+
+    def memory(self) -> tuple[int, int]:
+        """Return private and resident memory, in kB."""
+        return machine.memory_kb(self.pid)
+
+    def get(self, path: str, timeout: float = 120, **headers: str) -> str:
+        """Fetch a page of the server and return its body."""
+        return request(self.port, path, headers, timeout)
+
+    def begin(self, path: str, timeout: float = 120) -> socket.socket:
+        """Ask for a page that ``clients.answer()`` fetches later."""
+        return begin(self.port, path, {}, timeout)
+
+    def ask(self, path: str, timeout: float = 120) -> Any:
+        """Fetch a page of the server and return its JSON."""
+        return json.loads(self.get(path, timeout))
+
+
+@contextmanager
+def server(kind: str, application: str, **environment: str) -> Iterator[Server]:
+    """Run ``application`` (``module:name``) on ``"uvicorn"`` or ``"daphne"`` and then end it."""
+    command = [sys.executable, "-m", "benchmarks.serve", kind, application]
+    process = subprocess.Popen(
+        [*command, str(machine.cores()[0])],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        running = Server(process, _port(process))
+        running.get("/warm-up/")
+        yield running
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a process: politely, then not."""
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _port(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        said = selector.select(START_SECONDS) and process.stdout.readline().strip()
+    if not said:
+        raise RuntimeError(f"{process.args!r} did not start within {START_SECONDS} seconds.")
+    return int(said)

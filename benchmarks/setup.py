@@ -1,0 +1,48 @@
+"""Connections that open: what does the handshake cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .clients import Swarm, settle
+from .context import SERVERS, Context, best
+from .report import Result
+from .servers import Server
+
+
+def measure(context: Context) -> Iterator[Result]:
+    """Compare the full handshake with an ordinary DRF view of the same authentication."""
+    count = context.size(120, 60)
+    for kind, name in SERVERS.items():
+        with context.project(kind) as server:
+            opened, view, whole, whole_view = best(
+                context.size(3, 2),
+                [
+                    lambda: opening(server, "/idle/private/", count, context.login),
+                    lambda: opening(server, "/ordinary/", count, context.login),
+                    lambda: coming_and_going(server, "/idle/private/", count, context.login),
+                    lambda: coming_and_going(server, "/ordinary/", count, context.login),
+                ],
+            )
+            note = "beside a DRF view"
+            yield Result("set-up, session login", name, opened, view, "µs", 1.3, note=note)
+            yield Result("set-up and end", name, whole, whole_view, "µs", note=note)
+
+
+def opening(server: Server, path: str, count: int, headers: dict[str, str]) -> float:
+    """Return the server's µs for a connection up to its first bytes."""
+    with Swarm() as swarm:
+        begun = server.cpu()
+        swarm.open(server.port, path, count, headers=headers)
+        used = server.cpu() - begun
+    settle(server.cpu)
+    return used / count * 1e6
+
+
+def coming_and_going(server: Server, path: str, count: int, headers: dict[str, str]) -> float:
+    """Return the server's µs for a connection, its end included."""
+    begun = server.cpu()
+    with Swarm() as swarm:
+        swarm.open(server.port, path, count, headers=headers)
+    settle(server.cpu)
+    return (server.cpu() - begun) / count * 1e6
