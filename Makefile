@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
 ARGS ?=
+WORKERS ?= 3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
@@ -18,15 +19,16 @@ help: ## say what there is
 	@echo "make bench   measure beside a bare ASGI application"
 	@echo "make clean   remove $(VENV) and what tools have left behind"
 	@echo
-	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT)"
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT), WORKERS=$(WORKERS) (tests at once)"
 
 demo: $(VENV)/.demo ## serve the demo shop
 	@$(BIN)/python manage.py demo --port $(PORT)
 
+# Most tests wait for servers, so more of them run at once than most machines have cores to spare.
 # What was measured is shown also where a test has failed; the result is that of the tests.
 test: $(VENV)/.dev ## run the tests with coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest $(ARGS); result=$$?; \
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal $(ARGS); result=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; \
 	exit $$result
 

@@ -179,7 +179,9 @@ async def test_recheck_asks_for_the_ticket_again(
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    "user", [AnonymousUser(), None, User(username="unsaved"), object()], ids=repr
+    "user",
+    [AnonymousUser(), None, User(username="unsaved"), object()],
+    ids=["anonymous", "none", "unsaved", "other"],
 )
 def test_tickets_are_for_users_of_the_database(user: Any) -> None:
     with pytest.raises(ValueError, match="needs an active user"):
