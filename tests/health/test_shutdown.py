@@ -25,7 +25,7 @@ from tests.servers import ROOT, SERVERS, Server
 from .conftest import Serve
 from .crowd import Crowd, Reader
 
-STREAMS = 100
+STREAMS = 200
 #: Those among them that always have something on its way.
 PENDING = 5
 DRAIN_SECONDS = 2
