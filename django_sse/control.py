@@ -137,12 +137,14 @@ def user_key(stream: Any) -> str | None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, *, listed: bool) -> dict[str, Any]:
-    streams = [stream for stream in roster.streams() if stream.loop is loop] if listed else []
+    streams = roster.streams() if listed else []
+    # One that was told to end in this very turn is still there.
+    mine = [it for it in streams if it.loop is loop and it.close_reason is None]
     return {
         "process": f"{platform.node()}:{os.getpid()}",
         "time": time.time(),
         "stats": stats(),
-        "streams": [stream.describe() for stream in streams[:MAX_LISTED]],
+        "streams": [stream.describe() for stream in mine[:MAX_LISTED]],
     }
 
 
