@@ -14,7 +14,7 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from .flow_control import Send, is_daphnes
+from .flow_control import Send, bare, is_daphnes
 from .response import EventStreamResponse
 from .shutdown import shutdown
 from .tasks import GOODBYE_SECONDS, forgive_cancellation
@@ -55,7 +55,7 @@ class ASGIHandler(asgi.ASGIHandler):
             await exchange.stop()
             if exchange.view is not None:
                 await exchange.view.abandon("error")
-            if isinstance(error, asyncio.CancelledError) and is_daphnes(send):
+            if isinstance(error, asyncio.CancelledError) and is_daphnes(bare(send)):
                 # When Daphne ends, it waits for all applications, but only until the first one
                 # ends as cancelled: streams could not clean up any more.
                 forgive_cancellation()

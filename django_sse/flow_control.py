@@ -60,11 +60,28 @@ class Producer:
         self._writer.abandon()
 
 
-def producer_for(send: Send, writer: Pausable) -> Producer | None:
-    """Register ``writer`` with the transport behind Daphne's ``send``; ``None`` on other servers.
+def bare(send: Send) -> Send:
+    """Return the ``send`` behind that of Channels' sessions, which ``AuthMiddlewareStack`` brings.
 
-    A middleware that wraps ``send`` hides the transport; then there is no flow control on Daphne.
+    Theirs acts on the start of a response only, and hides the server. Other wrappers are left
+    alone, since they may act on what is sent: behind one, Daphne has no flow control.
     """
+    wrapper: Any = getattr(send, "__self__", None)
+    while _class_of(wrapper) == _SESSIONS:
+        send = wrapper.real_send
+        wrapper = getattr(send, "__self__", None)
+    return send
+
+
+_SESSIONS = ("channels.sessions", "InstanceSessionWrapper")
+
+
+def _class_of(thing: Any) -> tuple[str, str]:
+    return type(thing).__module__, type(thing).__qualname__
+
+
+def producer_for(send: Send, writer: Pausable) -> Producer | None:
+    """Register ``writer`` with the transport behind Daphne's ``send``; ``None`` on other servers."""
     if isinstance(send, functools.partial) and is_daphnes(send):
         request = send.args[0]
         if request.channel is not None:
@@ -86,7 +103,7 @@ def unsent(send: Send, scope: Mapping[str, Any]) -> int | None:
     the socket's send queue.
     """
     if _is_granian(send):
-        return queued(scope)
+        return None if _shared(scope) else queued(scope)
     transport = _transport(send)
     if transport is None or fcntl is None:
         return None
@@ -104,13 +121,16 @@ def unsent(send: Send, scope: Mapping[str, Any]) -> int | None:
 
 
 def abort(send: Send, scope: Mapping[str, Any]) -> None:
-    """Close a connection without waiting for its peer, where we can; else do nothing."""
+    """Close a connection without waiting for its peer, where we can; else do nothing.
+
+    Nothing is done for HTTP/2, whose connection is that of other streams as well.
+    """
     transport = _transport(send)
     for name in ("abort", "abortConnection"):
         if hasattr(transport, name):
             getattr(transport, name)()
             return
-    if _is_granian(send):
+    if _is_granian(send) and not _shared(scope):
         close_soon(scope)
 
 
@@ -118,16 +138,20 @@ def lost(send: Send) -> bool:
     """Return whether the connection behind ``send`` is closed, whatever the server told of it.
 
     Uvicorn tells only the newest request of a connection that its client left: a stream with another
-    request behind it, pipelined, would never hear of it. It is noted where Uvicorn notes it, which
-    else would log that the response has no end, and fail to write one.
+    request behind it, pipelined, would never hear of it.
     """
     transport = _transport(send)
-    closed = hasattr(transport, "is_closing") and bool(transport.is_closing())
-    if closed:
-        cycle: Any = getattr(send, "__self__", None)
-        if getattr(cycle, "disconnected", None) is False:
-            cycle.disconnected = True
-    return closed
+    return hasattr(transport, "is_closing") and bool(transport.is_closing())
+
+
+def note_loss(send: Send) -> None:
+    """Note on a lost connection's response what Uvicorn notes on the newest one's only.
+
+    It would log that this one has no end, and fail to write one.
+    """
+    cycle: Any = getattr(send, "__self__", None)
+    if getattr(cycle, "disconnected", None) is False:
+        cycle.disconnected = True
 
 
 def ending(send: Send) -> Any:
@@ -154,6 +178,10 @@ def _transport(send: Send) -> Any:
             return getattr(getattr(server, "writer", None), "transport", None)
         return None
     return getattr(owner, "transport", None)
+
+
+def _shared(scope: Mapping[str, Any]) -> bool:
+    return str(scope.get("http_version", "")) not in ("1.0", "1.1", "")
 
 
 def _is_granian(send: Send) -> bool:

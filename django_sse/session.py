@@ -20,7 +20,7 @@ from .attributes import FROM_SETTINGS, FromSettings, seconds
 from .conf import conf
 from .control import user_key
 from .events import encode_fields, milliseconds
-from .flow_control import Send, lost
+from .flow_control import Send, bare, lost, note_loss
 from .handshake import Handshake
 from .hub import get_hub
 from .limits import come_back_milliseconds
@@ -189,6 +189,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             if outbox is not None:
                 outbox.put(encode_fields(None, retry=come_back_milliseconds()))
         if deadline is not None and outbox is not None and self.loop is not None:
+            if self._expiry is not None:
+                self._expiry.cancel()
             self._expiry = self.loop.call_at(deadline, outbox.abort)
 
     def stall(self) -> None:
@@ -200,6 +202,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     def notice_loss(self) -> None:
         """End the stream as left by its client, where the connection is closed without a word."""
         if self._outbox is not None and not self._outbox.gone and lost(self.base_send):
+            note_loss(self.base_send)
             self.end("client")
             self._outbox.abandon()
 
@@ -226,7 +229,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         Returns when the stream has ended and ``disconnect()`` has run. A cancellation is taken for
         the server's shutting down and does not leave here: servers log it with a traceback.
         """
-        self.scope, self.base_send = scope, send
+        self.scope = scope
         try:
             await self._begin(send)
             await self._attend(receive)
@@ -249,13 +252,16 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     async def _begin(self, send: Send) -> None:
         loop = self.loop = asyncio.get_running_loop()
         self.opened_at = loop.time()
+        self.base_send = bare(send)
         start, self._start = self._start, None
         if start is not None:
-            if lost(send):
+            if lost(self.base_send):
                 # A request that was pipelined: nobody has told it that its client left.
+                note_loss(self.base_send)
                 raise ConnectionResetError("The connection is closed.")
             _slim(self.request)
             await send(start)
+        send = self.base_send
         outbox = self._outbox = Outbox(send, loop, self.scope)
         # Headers go out with the first bytes only, and a client's onopen waits for them.
         retry = self._own_retry()

@@ -17,6 +17,17 @@ if os.environ.get("BARE"):
     settings.INSTALLED_APPS.remove("django_sse")
     application = djangos_application()
 else:
-    application = get_asgi_application()
+    from channels.auth import AuthMiddlewareStack
+    from channels.routing import ProtocolTypeRouter, URLRouter
+    from django.urls import path, re_path
+
+    http = get_asgi_application()
+    from tests.health.project.streams import Flood
+
+    routes = [
+        path("channels/flood/", AuthMiddlewareStack(Flood.as_asgi())),
+        re_path("", http),
+    ]
+    application = ProtocolTypeRouter({"http": URLRouter(routes), "lifespan": http})
 _after = {number: signal.getsignal(number) for number in _before}
 record("imported", hooked=_before != _after)
