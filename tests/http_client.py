@@ -19,6 +19,9 @@ class Client:
         self._socket.settimeout(TIMEOUT)
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            # As on a network. The local one's segments are as large as such a buffer, and flow
+            # control would have to wait for its timers.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
         self._socket.connect(address)
         self._buffer = b""
         self._decoder = EventDecoder()

@@ -121,10 +121,7 @@ def _read_on(client: Client) -> None:
 
 
 def _read_slowly(client: Client, enough: threading.Event) -> None:
-    """Take 64 KiB of a flood, five times a second.
-
-    The kernel tells of it once half of the buffer is free: some three times a second.
-    """
+    """Take 64 KiB of a flood, five times a second."""
     while not enough.wait(0.2):
         client.event()
 

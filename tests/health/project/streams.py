@@ -54,7 +54,7 @@ class Flood(Recorded):
         while True:
             await self.send("x" * 65536)
             sent += 1
-            if sent % 16 == 0:
+            if sent % 16 == 1:
                 record("flood", megabytes=sent // 16, key=self.request.GET.get("key"))
 
 
