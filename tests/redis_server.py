@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pytest
 import redis
 from redis.exceptions import RedisError
+
+from tests.services import find
 
 START_SECONDS = 15.0
 
@@ -31,13 +31,7 @@ class RedisServer:
     def __init__(
         self, directory: Path, *, password: str | None = None, appendonly: bool = True
     ) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            text = "redis-server is not installed: apt-get install redis-server"
-            if os.environ.get("REQUIRE_SERVICES") == "1":
-                pytest.fail(text)
-            pytest.skip(text)
-        self.program = program
+        self.program = find("redis-server", package="redis-server")
         self.directory = directory
         self.password = password
         self.appendonly = appendonly

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Page, sync_playwright
 
 from django_sse.asgi import get_asgi_application
 from django_sse.testing import connect
+from tests.browser import open_page
 from tests.http_client import Client
-from tests.servers import Server
 
 from .conftest import Serve
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 #: Seconds in which a browser has come back: it is told up to 5, and adds some of its own.
 BACK = 20
 
@@ -117,24 +112,13 @@ async def test_many_who_come_at_once_are_counted(application: Any, settings: Any
     assert sorted(statuses) == [200] * 5 + [503] * 15
 
 
-@pytest.fixture
-def page() -> Iterator[Page]:
-    if CHROMIUM is None:
-        missing = "Chromium is not installed: apt-get install chromium"
-        if os.environ.get("REQUIRE_SERVICES"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--no-first-run"]
-        )
-        yield browser.new_page()
-        browser.close()
-
-
-def test_browser_gets_in_by_itself_when_there_is_room(serve: Serve, page: Page) -> None:
-    server: Server = serve("uvicorn", MAX_CONNECTIONS=2)
-    with Client(server.address) as first, Client(server.address) as second:
+def test_browser_gets_in_by_itself_when_there_is_room(serve: Serve) -> None:
+    server = serve("uvicorn", MAX_CONNECTIONS=2)
+    with (
+        Client(server.address) as first,
+        Client(server.address) as second,
+        open_page() as page,
+    ):
         for client in (first, second):
             client.request("/quiet/")
             assert client.event().data == "open"

@@ -23,6 +23,7 @@ from django_sse.brokers import use_broker
 from django_sse.brokers.redis import RedisBroker
 from django_sse.control import aclose_streams, close_streams
 from django_sse.testing import connect
+from tests.browser import open_page
 from tests.http_client import Client
 from tests.project.journal import recorded
 from tests.redis_server import RedisServer
@@ -198,6 +199,25 @@ async def test_stream_expires(application: Any) -> None:
         await stream.receive_end()
     assert time.monotonic() - began >= 0.4
     assert recorded("disconnect")[-1]["reason"] == "expired"
+
+
+def test_browser_stops_when_its_user_was_logged_out(serve: Serve) -> None:
+    server = serve("daphne", HEARTBEAT={"PERIOD": None})
+    with open_page() as page:
+        page.goto(f"{server.url}/sign-in/ann/")
+        page.evaluate(
+            """() => {
+                window.seen = [];
+                const source = window.source = new EventSource("/checked/");
+                source.onmessage = event => window.seen.push(event.data);
+                source.addEventListener("revoked", event => window.seen.push(event.type));
+            }"""
+        )
+        page.wait_for_function("window.seen.length == 1")
+        # In another tab, whose streams the recheck ends with all others of the session.
+        page.evaluate("() => fetch('/sign-out/').then(response => response.text())")
+        page.wait_for_function("window.source.readyState == EventSource.CLOSED", timeout=20_000)
+        assert page.evaluate("window.seen") == ["open", "revoked"]
 
 
 # Ending streams in all processes.

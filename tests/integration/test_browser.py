@@ -1,28 +1,18 @@
-"""What ``make demo`` serves, in a real browser: Debian's Chromium, driven by Playwright."""
+"""What ``make demo`` serves, in a real browser."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
+from tests.browser import open_page
 from tests.servers import Server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 # Seconds in which an event shows on the page, in which the server ends though streams are open,
 # and in which a browser has reconnected: it waits some before it tries, and longer each time.
 SOON = 10
@@ -48,26 +38,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     assert demo.faults() == [], demo.log()
 
 
-# Playwright keeps an event loop running in this thread for as long as it lives: not longer than
-# one test, so that those beside it, which use loops of their own, are not disturbed.
 @pytest.fixture
 def page(demo: Demo) -> Iterator[Page]:
-    if CHROMIUM is None:
-        missing = "Chromium is not installed: apt-get install chromium"
-        if os.environ.get("REQUIRE_SERVICES"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        page = browser.new_page(locale="en-GB")
+    with open_page() as page:
         page.set_default_timeout(SOON * 1000)
         expect.set_options(timeout=SOON * 1000)
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(f"{demo.url}/")
         yield page
-        browser.close()
-    assert problems == []
 
 
 def _state(page: Page, stream: str) -> Locator:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import pytest
-
 from tests.servers import HOST, ROOT, free_port, listens
+from tests.services import find
 
 DOCUMENTED = ROOT / "docs" / "examples" / "nginx.conf"
 START_SECONDS = 10.0
@@ -52,13 +49,7 @@ class Nginx:
         changes: dict[str, str] | None = None,
         extra: str = "",
     ) -> None:
-        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-        if program is None:
-            text = "nginx is not installed: apt-get install nginx-light"
-            if os.environ.get("REQUIRE_SERVICES") == "1":
-                pytest.fail(text)
-            pytest.skip(text)
-        self.program = program
+        self.program = find("nginx", package="nginx-light")
         self.directory = directory
         directory.mkdir()
         self.port = free_port()

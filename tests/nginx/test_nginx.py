@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +19,7 @@ from tests.http_client import Client
 from tests.nginx.proxy import Nginx
 from tests.project.journal import Journal
 from tests.servers import Server
+from tests.services import find
 
 #: Seconds in which what happens on one side of nginx is known on the other.
 AT_ONCE = 1.0
@@ -152,9 +152,7 @@ def test_nginx_doctor_tells_sound_from_buffering_compressing_and_impatient(
 def test_nginx_doctor_sees_http2(
     server: Server, nginx: Callable[..., Nginx], tmp_path: Path
 ) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed: apt-get install openssl")
+    openssl = find("openssl", package="openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from django.contrib.auth import login
+from django.contrib.auth import login, logout
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import engines
@@ -30,6 +30,12 @@ def sign_in(request: HttpRequest, name: str) -> JsonResponse:
     login(request, user, backend="django.contrib.auth.backends.ModelBackend")
     token, _ = Token.objects.get_or_create(user=user)
     return JsonResponse({"pk": user.pk, "token": token.key})
+
+
+def sign_out(request: HttpRequest) -> HttpResponse:
+    """Log whoever asks out."""
+    logout(request)
+    return HttpResponse("Good-bye")
 
 
 def page(request: HttpRequest, tag: str) -> HttpResponse:
@@ -92,6 +98,7 @@ urlpatterns: list[Any] = [
     path("decorated/", never_cache(streams.Ticketed.as_view()), name="decorated"),
     path("tickets/", Tickets.as_view()),
     path("sign-in/<str:name>/", sign_in),
+    path("sign-out/", sign_out),
     path("page/<path:tag>", page),
     path("publish/<str:topic>/", publish),
     path("inside/", inside),
