@@ -429,12 +429,10 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
 
 
 async def tell(signal: Signal, view: Session, **kwargs: Any) -> None:
-    """Send a signal, where anybody listens; what receivers raise is logged."""
+    """Send a signal, where anybody listens; Django logs what receivers raise."""
     sender = type(view)
     if signal.has_listeners(sender):
-        for receiver, error in await signal.asend_robust(sender, view=view, **kwargs):
-            if isinstance(error, Exception):
-                logger.error("The signal receiver %r failed.", receiver, exc_info=error)
+        await signal.asend_robust(sender, view=view, **kwargs)
 
 
 def _slim(request: Any) -> None:
