@@ -160,8 +160,8 @@ def soak(
     with attackable(name, directory, database, **settings) as server:
         target = Target(server)
 
-        def held() -> tuple[int, ...]:
-            level = target.level()
+        def held(*, collect: bool = True) -> tuple[int, ...]:
+            level = target.level(**{"collect": "yes"} if collect else {})
             connections = 0 if redis is None else sum(map(redis.connections, ("pubsub", "normal")))
             return (
                 level.kilobytes,
@@ -172,28 +172,22 @@ def soak(
                 level.open,
             )
 
-        # A first crowd of the same size: what is grown once is not what is looked for.
-        Crowd(target, clients, random.Random(seed)).run(seconds / 4)
+        # A first crowd, as large and for as long: what is grown once is not what is looked for.
+        _visit(target, Crowd(target, clients, random.Random(seed)), seconds)
         _settle(held, (sys.maxsize,) * 5 + (0,))
         before, peaks, done = held(), [], threading.Event()
 
         def watch() -> None:
             while not done.wait(0.5):
                 with suppress(OSError):
-                    peaks.append(held())
+                    peaks.append(held(collect=False))
 
-        flow = target.client()
-        flow._socket.settimeout(seconds + COOL_DOWN)
-        flow.send(f"/flow/?seconds={seconds}&topics={TOPICS}", headers={"Connection": "close"})
         watcher = threading.Thread(target=watch)
         watcher.start()
         crowd = Crowd(target, clients, random.Random(seed + 1))
         try:
-            crowd.run(seconds)
-            flow.read_head()
-            published = int(flow.body())
+            published = _visit(target, crowd, seconds)
         finally:
-            flow.close()
             done.set()
             watcher.join()
         after = _settle(held, before)
@@ -203,6 +197,16 @@ def soak(
             before, peak, after,
             crowd.connected, crowd.received, published, crowd.refused, server.faults(),
         )  # fmt: skip
+
+
+def _visit(target: Target, crowd: Crowd, seconds: float) -> int:
+    """Let a crowd come and go while events flow; return how many were published."""
+    with target.client() as flow:
+        flow._socket.settimeout(seconds + COOL_DOWN)
+        flow.send(f"/flow/?seconds={seconds}&topics={TOPICS}", headers={"Connection": "close"})
+        crowd.run(seconds)
+        flow.read_head()
+        return int(flow.body())
 
 
 def _settle(held: Callable[[], tuple[int, ...]], before: tuple[int, ...]) -> tuple[int, ...]:
