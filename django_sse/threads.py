@@ -89,20 +89,22 @@ class Lane(Executor):
                     if not self._work:
                         self._thread = None
                         return
-            future, call = self._work.popleft()
             patience = IDLE_SECONDS
-            if future.set_running_or_notify_cancel():
-                self._remember_iterators(call)
-                try:
-                    result = call()
-                except BaseException as error:
-                    future.set_exception(error)
-                    if any(c.errors_occurred for c in connections.all(initialized_only=True)):
-                        _close_what_is_due()
-                else:
-                    future.set_result(result)
-            # Nothing of the call may live on in a thread that waits.
-            del future, call
+            # In a frame of its own: nothing of the call may live on in a thread that waits.
+            self._do(*self._work.popleft())
+
+    def _do(self, future: Future[Any], call: functools.partial[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        self._remember_iterators(call)
+        try:
+            result = call()
+        except BaseException as error:
+            future.set_exception(error)
+            if any(c.errors_occurred for c in connections.all(initialized_only=True)):
+                _close_what_is_due()
+        else:
+            future.set_result(result)
 
     def _release(self) -> float | None:
         """Close what is due; return for how many seconds to wait for work, ``0`` to end."""

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -100,6 +101,27 @@ def test_lane_passes_exceptions_on_and_lives(lane: Lane) -> None:
     with pytest.raises(RuntimeError, match="a fault"):
         lane.submit(fail).result(10)
     assert lane.submit(lambda: 7).result(10) == 7
+
+
+def test_lane_that_waits_holds_nothing_of_what_it_did(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 30)
+
+    class Large:
+        pass
+
+    future = lane.submit(Large)
+    result = weakref.ref(future.result(10))
+    del future
+    # The thread may still be on its way from the result to its wait.
+    deadline = time.monotonic() + 10
+    while result() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert result() is None
+    assert lane.running
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.05)
+    lane.submit(Large).result(10)
 
 
 def test_lane_leaves_out_work_that_was_cancelled(lane: Lane) -> None:
