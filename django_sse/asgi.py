@@ -74,6 +74,7 @@ class ASGIHandler(asgi.ASGIHandler):
         Source: ASGI specification, "Lifespan Protocol".
         """
         while (await receive())["type"] == "lifespan.startup":
+            shutdown.start()
             await send({"type": "lifespan.startup.complete"})
         shutdown.begin()
         await send({"type": "lifespan.shutdown.complete"})

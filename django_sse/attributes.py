@@ -26,6 +26,18 @@ class FromSettings:
 #: The value of an attribute for which the setting stands.
 FROM_SETTINGS: Any = FromSettings()
 
+#: The attributes that are checked.
+CHECKED = (
+    "heartbeat",
+    "max_connections_per_user",
+    "max_duration",
+    "outbox_limit",
+    "overflow",
+    "recheck_period",
+    "retry",
+    "serializer_classes",
+)
+
 
 def check_hooks(cls: type[Any]) -> None:
     """Raise ``ImproperlyConfigured`` for a hook that is no ``async def``."""
@@ -67,6 +79,27 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
             raise ImproperlyConfigured(
                 f"{where} must be one of {', '.join(map(repr, OVERFLOWS))}, got {value!r}."
             )
+        elif attribute in ("max_duration", "recheck_period") and not _is_duration(value):
+            raise ImproperlyConfigured(
+                f"{where} must be a number of seconds above 0, a timedelta or None, got {value!r}."
+            )
+        elif attribute in ("outbox_limit", "max_connections_per_user") and not _is_count(value):
+            raise ImproperlyConfigured(
+                f"{where} must be a whole number above 0 or None, got {value!r}."
+            )
+
+
+def _is_duration(value: Any) -> bool:
+    if value is None or isinstance(value, FromSettings):
+        return True
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    # Also 0, which is off as well.
+    return type(value) in (int, float) and 0 <= value < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (type(value) is int and value > 0)
 
 
 def seconds(duration: float | timedelta | None) -> float | None:

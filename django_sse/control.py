@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
 import platform
 import time
 import uuid
-from collections.abc import Iterator
+from collections import deque
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -33,7 +34,7 @@ MAX_LISTED = 1000
 
 @async_unsafe("close_streams() waits for the broker: use `await aclose_streams(…)`.")
 def close_streams(*, user: Any = None, topic: str | None = None, stream: str | None = None) -> None:
-    """End streams in all processes, as ``revoked``: those of a user, of a topic, or of both.
+    """End streams in all processes, as ``revoked``: those to which all apply that is given.
 
     ``user`` is a user or its primary key; ``stream`` is the id of one stream, as listed in the
     admin. Returns when the broker has the order, which processes carry out as it reaches them.
@@ -60,8 +61,12 @@ def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
         logger.error("An order came through the broker that cannot be read; it is left out.")
         return
     if "close" in order:
-        for stream in _matching(loop, order["close"]):
-            stream.revoke()
+        _orders.append((next(_numbers), order["close"]))
+        for stream in roster.streams():
+            # A stream in its handshake has no loop yet; the loop that it will have is this one,
+            # or another that carries out the order too.
+            if stream.loop in (loop, None) and _concerns(stream, order["close"]):
+                stream.revoke()
     elif "report" in order:
         answer = _encode(_report(loop, listed=bool(order.get("streams"))))
         task = loop.create_task(_answer(order["report"], answer))
@@ -99,6 +104,9 @@ def reports(*, wait: float = 1.0, streams: bool = False) -> list[dict[str, Any]]
 
 
 _answers: set[asyncio.Task[None]] = set()
+# The newest orders to end streams, for those that are in their handshake.
+_orders: deque[tuple[int, dict[str, Any]]] = deque(maxlen=1000)
+_numbers = itertools.count(1)
 
 
 async def _answer(topic: str, answer: bytes) -> None:
@@ -115,19 +123,25 @@ def _close_order(user: Any, topic: str | None, stream: str | None) -> dict[str, 
     return {"close": {"user": key, "topic": topic, "stream": stream}}
 
 
-def _matching(loop: asyncio.AbstractEventLoop, wanted: dict[str, Any]) -> Iterator[Any]:
-    for stream in roster.streams():
-        # A stream in its handshake has no loop yet; the loop that it will have is this one, or
-        # another that carries out the order too.
-        if stream.loop not in (loop, None):
-            continue
-        if wanted.get("user") is not None and user_key(stream) != wanted["user"]:
-            continue
-        if wanted.get("topic") is not None and wanted["topic"] not in stream.followed_topics:
-            continue
-        if wanted.get("stream") is not None and stream.stream_id != wanted["stream"]:
-            continue
-        yield stream
+def newest_order() -> int:
+    """Return the number of the newest order to end streams; for ``ended_since()``."""
+    return _orders[-1][0] if _orders else 0
+
+
+def ended_since(stream: Any, number: int) -> bool:
+    """Return whether a stream would have been ended by an order above ``number``.
+
+    Its user was asked for before the order came, and it was not to be seen yet when it did.
+    """
+    return any(given > number and _concerns(stream, wanted) for given, wanted in tuple(_orders))
+
+
+def _concerns(stream: Any, wanted: dict[str, Any]) -> bool:
+    return (
+        wanted.get("user") in (None, user_key(stream))
+        and (wanted.get("topic") is None or wanted["topic"] in stream.followed_topics)
+        and wanted.get("stream") in (None, stream.stream_id)
+    )
 
 
 def user_key(stream: Any) -> str | None:
@@ -144,8 +158,18 @@ def _report(loop: asyncio.AbstractEventLoop, *, listed: bool) -> dict[str, Any]:
         "process": f"{platform.node()}:{os.getpid()}",
         "time": time.time(),
         "stats": stats(),
-        "streams": [stream.describe() for stream in mine[:MAX_LISTED]],
+        "streams": [row for row in map(_described, mine[:MAX_LISTED]) if row],
     }
+
+
+def _described(stream: Any) -> dict[str, Any] | None:
+    """Return what is known of a stream; what fails of a project's own costs this one only."""
+    try:
+        description: dict[str, Any] = stream.describe()
+    except Exception:
+        logger.exception("%s could not be described.", type(stream).__qualname__)
+        return None
+    return description
 
 
 def _check(order: Any) -> None:

@@ -27,6 +27,10 @@ NGINX_BUFFERING = (
     "nginx: take out `proxy_ignore_headers X-Accel-Buffering`, or say `proxy_buffering off;` where "
     "the streams are. Others: switch the buffering of responses off for text/event-stream."
 )
+# A name of its own, not a part of "lessons"; or what login pages are told.
+_LOGIN_PAGE = re.compile(
+    r"(?<![a-z])(login|log-in|signin|sign-in|sso)(?![a-z])|[?&]next=", re.IGNORECASE
+)
 LOGIN = "Give it what the browser has, for example --header 'Cookie: sessionid=…'."
 
 
@@ -104,7 +108,7 @@ def examine(
 
 def _redirect(url: str, target: str, seen: Observation) -> Finding:
     before, after = urlsplit(url), urlsplit(target)
-    if re.search(r"login|signin|sign-in|sso|[?&]next=", target, re.IGNORECASE):
+    if _LOGIN_PAGE.search(f"{after.path}?{after.query}") and not _LOGIN_PAGE.search(before.path):
         return Finding(
             "login",
             "problem",
@@ -247,7 +251,8 @@ def _flow(seen: Observation) -> Iterator[Finding]:
     listened = seen.over_at - seen.head_at
     first = seen.arrivals[0] if seen.arrivals else None
     has_data = any(event.data is not None for _, event in seen.events)
-    if seen.ended and not seen.cut and not has_data and seen.retry is not None:
+    at_once = listened < FIRST_BYTES_SECONDS and not seen.cut
+    if seen.ended and at_once and not has_data and seen.retry is not None:
         yield Finding(
             "come-back-later",
             "problem",

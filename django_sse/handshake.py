@@ -19,8 +19,10 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from .control import ended_since, newest_order
 from .events import CONTENT_TYPE
 from .exceptions import StreamFinished
+from .hub import get_hub
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
 from .response import Connection, EventStreamResponse
 from .roster import roster
@@ -114,6 +116,10 @@ class Handshake(APIView):
     async def prepare(self) -> None:
         """Ready what the stream needs before there is a response; after ``connect()``."""
 
+    def revoke(self) -> None:
+        """End the stream as it begins: somebody has ordered it meanwhile."""
+        raise NotImplementedError
+
     async def abandon(self, reason: str) -> None:
         """End a stream that never began."""
         raise NotImplementedError
@@ -127,6 +133,9 @@ class Handshake(APIView):
         if hasattr(request, "scope"):
             # Now, since the signal may come while the stream is not there yet.
             shutdown.watch(asyncio.get_running_loop())
+            # Who is authenticated before an order to end the user's streams is to get it.
+            await get_hub().heeded()
+        orders = newest_order()
         response = await sync_to_async(self._admit)(request, *args, **kwargs)
         if response is not None:
             return response
@@ -141,7 +150,9 @@ class Handshake(APIView):
             await self.connect()
             connected = True
         except StreamFinished:
-            return HttpResponse(status=204)
+            response = self._dressed(HttpResponse(status=204))
+            del response["Content-Type"]
+            return response
         except Exception as error:
             return await sync_to_async(self._refuse)(error)
         finally:
@@ -149,6 +160,8 @@ class Handshake(APIView):
                 roster.leave(self)
         try:
             await self.prepare()
+            if ended_since(self, orders):
+                self.revoke()
             if request.method == "HEAD":
                 await self.abandon("completed")
                 return self._dressed(HttpResponse(content_type=CONTENT_TYPE))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from contextvars import Context
 
 from .backlog import Backlog, Item
 from .brokers import get_broker
@@ -27,6 +28,10 @@ logger = logging.getLogger("django_sse")
 CHUNK = 64 * 1024
 #: Seconds after the last follower left until the listener is closed.
 LINGER = 10.0
+#: Seconds for which streams wait, at the most, until orders to all streams are heard.
+HEED_SECONDS = 1.0
+#: Events that are replayed at once to a connection that resumes.
+PAGE = 200
 
 
 class Cohort:
@@ -88,10 +93,15 @@ class Cohort:
         # Kept here: who overflows leaves the cohort meanwhile.
         chunk = frame(data)
         for subscription in order:
-            if subscription.backlog is not None or not subscription.outbox.write(
-                message, size, chunk
-            ):
-                subscription.enqueue(batch)
+            try:
+                if subscription.backlog is not None or not subscription.outbox.write(
+                    message, size, chunk
+                ):
+                    subscription.enqueue(batch)
+            except Exception:
+                # Those behind it must not miss what was taken out of the batch.
+                logger.exception("Writing to a connection failed; its client is to resume.")
+                subscription.give_up()
         counters.sent += len(batch) * len(order)
         for subscription in tuple(self._skipping):
             newer = [item for item in batch if item[0].id > subscription.cursor]
@@ -127,6 +137,8 @@ class Hub:
         self._sweeper: asyncio.Task[None] | None = None
         self._heeding: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._closer: asyncio.Task[None] | None = None
+        self._opened = loop.time()
         self.closed = False
 
     def add(self, subscription: Subscription, topics: frozenset[str]) -> Cohort:
@@ -154,7 +166,7 @@ class Hub:
             if not cohorts:
                 del self._by_topic[topic]
         if self._sweeper is None and not self.closed:
-            self._sweeper = self._loop.create_task(self._sweep())
+            self._sweeper = self._loop.create_task(self._sweep(), context=Context())
         self.let_go()
 
     async def subscribe(self, topics: Collection[str]) -> None:
@@ -198,9 +210,22 @@ class Hub:
         return bool(self._cohorts)
 
     def heed(self) -> None:
-        """Listen to what concerns all streams, for as long as this loop has some."""
+        """Listen to what concerns all streams; until ``LINGER`` seconds after the last one."""
         if self._heeding is None:
-            self._heeding = self._loop.create_task(self._heed())
+            self._heeding = self._loop.create_task(self._heed(), context=Context())
+        self.let_go()
+
+    async def heeded(self) -> None:
+        """Return when orders to all streams are heard; soon, even where the broker is away.
+
+        The first streams of a process wait for it, so that none misses an order that is given
+        while it is authenticated. Where the broker is away, nobody can give one.
+        """
+        self.heed()
+        if CONTROL not in self._subscribed and self._heeding is not None:
+            left = self._opened + HEED_SECONDS - self._loop.time()
+            if left > 0:
+                await asyncio.wait([self._heeding], timeout=left)
 
     async def _heed(self) -> None:
         try:
@@ -212,7 +237,7 @@ class Hub:
     def let_go(self) -> None:
         """Close the listener in a while, unless there are followers or streams by then."""
         if self._timer is None and not self._cohorts and not self.closed:
-            self._timer = self._loop.call_later(LINGER, self._expire)
+            self._timer = self._loop.call_later(LINGER, self._expire, context=Context())
 
     def _deliver(self, message: Message) -> None:
         if CONTROL in message.topics:
@@ -257,12 +282,14 @@ class Hub:
 
     def _expire(self) -> None:
         self._timer = None
-        if any(stream.loop is self._loop for stream in roster.streams()):
+        # One in its handshake has no loop yet: it may be this one.
+        if any(stream.loop in (self._loop, None) for stream in roster.streams()):
             self.let_go()
         elif not self._cohorts and not self.closed:
             # At once, so that nobody comes in before the task has its first turn.
             self._retire()
-            self._closer = self._loop.create_task(self.aclose())
+            # The reference keeps the task.
+            self._closer = self._loop.create_task(self.aclose(), context=Context())
 
 
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
@@ -295,7 +322,6 @@ class Subscription:
     """
 
     __slots__ = (
-        "__weakref__",
         "_cohort",
         "_held",
         "_held_size",
@@ -304,6 +330,7 @@ class Subscription:
         "_on_lost",
         "_on_overflow",
         "_overflow",
+        "_page",
         "backlog",
         "cursor",
         "outbox",
@@ -329,8 +356,10 @@ class Subscription:
         self._on_lost = on_lost
         self._hub: Hub | None = None
         self._cohort: Cohort | None = None
-        # What came before join(). None: too much to be held, the broker is asked for it.
-        self._held: list[Item] | None = []
+        # What the broker had stored, as far as it was asked.
+        self._page: list[Message] = []
+        # What came since, before join(). None: too much to be held, the broker is asked for it.
+        self._held: list[Message] | None = []
         self._held_size = 0
 
     async def open(self, topics: Collection[str], last_event_id: str | None) -> None:
@@ -341,13 +370,12 @@ class Subscription:
         after = None if last_event_id is None else EventId.parse(last_event_id)
         if after is not None:
             try:
-                replayed = await hub.listener.replay(topics, after)
+                await self._replay(hub, topics, after)
             except HistoryLost:
                 pass
             else:
                 self.resumed = True
                 self.cursor = after
-                self._prepend(replayed)
                 return
         # What was published before this moment is in the snapshot, which is made after it.
         self.cursor = await hub.listener.latest_id()
@@ -366,17 +394,18 @@ class Subscription:
             outbox.put(b"id: %d-%d\n\n" % self.cursor)
         while True:
             hub.flush()
-            if self._held is None:
-                self._held, self._held_size = [], 0
-                self._prepend(await hub.listener.replay(cohort.topics, self.cursor))
-                continue
-            held, self._held, self._held_size = self._held, [], 0
-            if not held:
+            messages, self._page = self._page, []
+            if not messages:
+                if self._held is None:
+                    await self._replay(hub, cohort.topics, self.cursor)
+                    continue
+                messages, self._held, self._held_size = self._held, [], 0
+            if not messages:
                 break
-            for message, block in held:
+            for message in messages:
                 if message.id > self.cursor:
                     self.cursor = message.id
-                    outbox.put(block)
+                    outbox.put(message.encode())
                     counters.sent += 1
                     if outbox.size >= HIGH_WATER:
                         await outbox.drain()
@@ -398,7 +427,7 @@ class Subscription:
             if self._held_size > self._limit:
                 self._held = None
             else:
-                self._held += batch
+                self._held += [message for message, _ in batch]
 
     def send(self, batch: list[Item]) -> None:
         """Write messages that only this client gets in one piece."""
@@ -413,8 +442,12 @@ class Subscription:
             self.backlog = Backlog(self._overflow, self._limit)
             self.outbox.on_ready = self._pump
         if not self.backlog.add(batch):
-            self.close()
-            self._on_overflow()
+            self.give_up()
+
+    def give_up(self) -> None:
+        """End the connection; nothing is lost to a client that comes back and resumes."""
+        self.close()
+        self._on_overflow()
 
     def lose(self) -> None:
         """Take the broker's word that messages were lost between the last one and the next."""
@@ -434,10 +467,13 @@ class Subscription:
             while data := backlog.take(CHUNK):
                 self.outbox.put(data)
 
-    def _prepend(self, replayed: list[Message]) -> None:
-        """Put what the broker stored before what came meanwhile; the overlap is skipped later."""
-        if self._held is not None:
-            self._held[:0] = [(message, message.encode()) for message in replayed]
+    async def _replay(self, hub: Hub, topics: Collection[str], after: EventId) -> None:
+        """Ask the broker for the next page of what it stored, and hold what comes meanwhile."""
+        self._held, self._held_size = [], 0
+        self._page = await hub.listener.replay(topics, after, PAGE)
+        if len(self._page) >= PAGE:
+            # There is more, and what comes by then is asked for with it.
+            self._held = None
 
     def _pump(self) -> None:
         backlog = self.backlog

@@ -46,8 +46,8 @@ def stats() -> dict[str, int]:
     """Return the numbers of this process since it began, as a plain dict.
 
     ``open``: streams of this moment; ``opened``, ``closed``, ``refused``: streams; ``completed``,
-    ``client``, … ``revoked``: those that were closed, by ``close_reason`` (``overflowed`` and
-    ``errors`` for two of them); ``sent``: events given to connections, not counting heartbeats;
+    ``client``, … ``revoked``: those that were closed, by ``close_reason`` (``closed_by_view``,
+    ``errors`` and ``overflowed`` for ``closed``, ``error`` and ``overflow``); ``sent``: events given to connections, not counting heartbeats;
     ``dropped``: events that slow clients did not get; ``published``: events of this process.
     """
     closed = counters.closed

@@ -19,7 +19,7 @@ class Outbox:
 
     Whole events go in, and one write is under way at a time, so events never interleave. A write
     that the connection does not take at once goes on in a task; what is put meanwhile waits. All
-    methods belong to the event loop of the connection; only ``drain()`` and ``finish()`` wait.
+    methods belong to the event loop of the connection; only coroutines wait.
     """
 
     __slots__ = (
@@ -36,6 +36,7 @@ class Outbox:
         "_task",
         "_waiters",
         "gone",
+        "on_failed",
         "on_ready",
         "paused",
         "size",
@@ -69,6 +70,8 @@ class Outbox:
         self.gone = False
         #: Called when a connection that was blocked takes more, and nothing waits here.
         self.on_ready: Callable[[], None] | None = None
+        #: Called with what the server, or a middleware around it, raised; nothing is sent then.
+        self.on_failed: Callable[[BaseException], None] | None = None
         self._producer = producer_for(send, self)
 
     def put(self, data: bytes) -> None:
@@ -96,8 +99,13 @@ class Outbox:
             if chunk is not None:
                 if self._shortcut is None:
                     self._shortcut = shortcut_for(self._send)
-                if self._shortcut(chunk, size):
-                    self.written += size
+                try:
+                    if self._shortcut(chunk, size):
+                        self.written += size
+                        return True
+                except Exception as error:
+                    # Of this connection alone: many others wait for the same bytes.
+                    self._fail(error)
                     return True
             self.size += size
             self._flying = size
@@ -199,8 +207,8 @@ class Outbox:
         if self._steppable:
             try:
                 waiting_for = step(sending)
-            except Exception:
-                self.abandon()
+            except Exception as error:
+                self._fail(error)
                 return
             if waiting_for is None:
                 self._landed()
@@ -216,11 +224,15 @@ class Outbox:
 
     def _on_written(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        if not task.cancelled() and task.exception() is not None:
-            # ASGI: a server may raise an OSError once the client is gone.
-            self.abandon()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
         self._landed()
         self._go_on()
+
+    def _fail(self, error: BaseException) -> None:
+        self.abandon()
+        if self.on_failed is not None:
+            self.on_failed(error)
 
     def _go_on(self) -> None:
         self.flush()

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any, Protocol
-
-
-class Stream(Protocol):
-    """What is asked of an open stream."""
-
-    close_reason: str | None
-
-    def end(self, reason: str) -> None: ...
+from typing import Any
 
 
 class Roster:

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import random
+import secrets
 from datetime import timedelta
 from typing import Any
 
@@ -76,6 +77,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     _announced: bool = False
     _announcing: asyncio.Task[None] | None = None
     _cleaning: asyncio.Task[None] | None = None
+    _stream_id: str | None = None
     #: The event loop of the stream, once it has begun.
     loop: asyncio.AbstractEventLoop | None = None
     #: When it began, in the time of its event loop.
@@ -121,8 +123,10 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
 
     @property
     def stream_id(self) -> str:
-        """What names the stream among all processes, for ``close_streams(stream=…)``."""
-        return f"{platform.node()}:{os.getpid()}:{id(self):x}"
+        """What names the stream among those of all processes, and no other before or after it."""
+        if self._stream_id is None:
+            self._stream_id = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(6)}"
+        return self._stream_id
 
     def describe(self) -> dict[str, Any]:
         """Return what the staff may know of the stream, as JSON knows it."""
@@ -133,7 +137,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             "view": f"{type(self).__module__}.{type(self).__qualname__}",
             "path": self.request.path,
             "user": user_key(self),
-            "user_name": str(self.user),
+            "user_name": _name(self.user),
             "address": meta.get("REMOTE_ADDR", ""),
             "topics": list(self.followed_topics),
             "age": 0.0 if loop is None else loop.time() - self.opened_at,
@@ -206,6 +210,15 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             self.end("client")
             self._outbox.abandon()
 
+    def _on_failed(self, error: BaseException) -> None:
+        """End a stream that cannot be sent: its server, or a middleware, raised this."""
+        # ASGI: a server may raise an OSError once the client is gone. uvloop raises another.
+        if isinstance(error, OSError) or lost(self.base_send):
+            self.end("client")
+        else:
+            logger.error("%s could not send.", type(self).__qualname__, exc_info=error)
+            self.end("error")
+
     # Its way.
 
     def adopt(self, context: contextvars.Context, start: Any) -> None:
@@ -263,6 +276,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             await send(start)
         send = self.base_send
         outbox = self._outbox = Outbox(send, loop, self.scope)
+        outbox.on_failed = self._on_failed
         # Headers go out with the first bytes only, and a client's onopen waits for them.
         retry = self._own_retry()
         outbox.put(encode_fields(None, retry=retry, comments="" if retry is None else None))
@@ -433,6 +447,12 @@ async def tell(signal: Signal, view: Session, **kwargs: Any) -> None:
     sender = type(view)
     if signal.has_listeners(sender):
         await signal.asend_robust(sender, view=view, **kwargs)
+
+
+def _name(user: Any) -> str:
+    """Return how a user is called, without asking the database, as ``str()`` might."""
+    name = getattr(user, "get_username", None)
+    return str(name()) if callable(name) else type(user).__name__
 
 
 def _slim(request: Any) -> None:

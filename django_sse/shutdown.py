@@ -1,6 +1,6 @@
 """The end of a process: every stream is told, and ends before its server has to kill it.
 
-The first stream of a process hooks SIGTERM and SIGINT, in front of whatever handles them; nothing
+The first request for a stream hooks SIGTERM and SIGINT, in front of whatever handles them; nothing
 is hooked by importing, nor in processes that serve no stream. Hypercorn's workers get no signal, and
 are asked. Servers that cancel applications instead (Daphne) are served by the stream itself.
 """
@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import threading
+from contextvars import Context
 from types import FrameType
 from typing import Any
 
@@ -45,7 +46,7 @@ class Shutdown:
     def ask(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
         """Wait for the word of a server that tells by itself; called as a stream begins."""
         if self._loops.get(loop) is None and (sign := ending(send)) is not None:
-            self._loops[loop] = loop.create_task(self._heed(sign))
+            self._loops[loop] = loop.create_task(self._heed(sign), context=Context())
 
     def _hook(self) -> None:
         # Only the main thread may; in others, runserver with its reloader, the process is ended
@@ -57,8 +58,9 @@ class Shutdown:
             self._pid, self._previous, self.draining = os.getpid(), {}, False
         for number in _SIGNALS:
             current = signal.getsignal(number)
-            # None: it was not set by Python, which could not call it then.
-            if current is not None and current != self._on_signal:
+            # None: it was not set by Python, which could not call it then. Who ignores a signal
+            # lives on after it, and so do its streams.
+            if current not in (None, signal.SIG_IGN, self._on_signal):
                 self._previous[number] = current
                 signal.signal(number, self._on_signal)
 
@@ -70,6 +72,10 @@ class Shutdown:
                 loop.call_soon_threadsafe(self._drain, loop)
             except RuntimeError:
                 logger.debug("An event loop was closed before its process ended.")
+
+    def start(self) -> None:
+        """Take streams again: a server starts in this process, where another one has ended."""
+        self.draining = False
 
     async def _heed(self, sign: Any) -> None:
         await sign.wait()

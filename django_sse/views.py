@@ -19,7 +19,7 @@ from rest_framework.exceptions import NotFound
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 
 from .asgi import ViewHandler
-from .attributes import FROM_SETTINGS, FromSettings, check_attributes, check_hooks
+from .attributes import CHECKED, FROM_SETTINGS, FromSettings, check_attributes, check_hooks
 from .backlog import Overflow
 from .conf import conf
 from .events import ServerSentEvent, check_fields, encode_fields
@@ -87,8 +87,7 @@ class SSEView(Session):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_hooks(cls)
-        checked = ("serializer_classes", "heartbeat", "retry", "overflow")
-        check_attributes(cls.__qualname__, {name: getattr(cls, name) for name in checked})
+        check_attributes(cls.__qualname__, {name: getattr(cls, name) for name in CHECKED})
         cls._handlers = handler_names(cls, SSEView)
 
     @classmethod
@@ -352,6 +351,8 @@ class SSEView(Session):
         if self.close_reason is not None:
             # It ended before there was anything to leave, and nobody would leave the hub for us.
             raise StreamClosed(self._closed_text())
+        if self._subscription is not None:
+            self._subscription.close()
         self._subscription = Subscription(
             self._outbox,
             overflow=self.overflow,
@@ -392,7 +393,8 @@ class SSEView(Session):
         async def again() -> None:
             if previous is not None:
                 await stop(previous)
-            if self.close_reason is None:
+            # Unless events were lost once more meanwhile, and another task is about it.
+            if self.close_reason is None and self._life is asyncio.current_task():
                 await self.live(anew=True)
 
         self._life = asyncio.get_running_loop().create_task(again(), context=self._context)

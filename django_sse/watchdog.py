@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from itertools import islice
 from typing import Any
 
@@ -36,7 +37,9 @@ class Watchdog:
             self._later()
 
     def _later(self) -> None:
-        self._loop.call_later(min(PERIOD, conf.send_timeout / 4), self._round)
+        delay = min(PERIOD, conf.send_timeout / 4)
+        # Not in the context of the stream that comes first, which it outlives.
+        self._loop.call_later(delay, self._round, context=Context())
 
     def _round(self) -> None:
         streams = [stream for stream in roster.streams() if stream.loop is self._loop]

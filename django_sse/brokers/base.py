@@ -88,10 +88,12 @@ class Listener(ABC):
         """Stop to deliver these topics' messages. Never waits for a broker that is away."""
 
     @abstractmethod
-    async def replay(self, topics: Collection[str], after: EventId) -> list[Message]:
+    async def replay(
+        self, topics: Collection[str], after: EventId, limit: int | None = None
+    ) -> list[Message]:
         """Return every stored message of any of these topics with an id above ``after``, in order, once.
 
-        Waits for as long as the broker is away. Raises ``HistoryLost`` when some of them are not
+        With a ``limit``, the first so many of them; fewer are all that there are. Waits for as long as the broker is away. Raises ``HistoryLost`` when some of them are not
         held any more, when ``after`` is above the newest id ever given, or from before the broker
         lost its data. A topic that was merely quiet never raises.
         """

@@ -130,7 +130,9 @@ class MemoryBroker(Broker):
         with self._lock:
             self._unfollow(listener, topics)
 
-    def replay(self, topics: Collection[str], after: EventId) -> list[Message]:
+    def replay(
+        self, topics: Collection[str], after: EventId, limit: int | None = None
+    ) -> list[Message]:
         """Return what ``Listener.replay()`` promises."""
         with self._lock:
             if not self._birth <= after <= self._last:
@@ -147,7 +149,7 @@ class MemoryBroker(Broker):
                     if message.id <= after:
                         break
                     found[message.id] = message
-        return [found[event_id] for event_id in sorted(found)]
+        return [found[event_id] for event_id in sorted(found)[:limit]]
 
     def _next_id(self) -> EventId:
         now = _milliseconds()
@@ -256,8 +258,10 @@ class MemoryListener(Listener):
         for topic in topics:
             self._topics.pop(topic, None)
 
-    async def replay(self, topics: Collection[str], after: EventId) -> list[Message]:
-        return self._broker.replay(topics, after)
+    async def replay(
+        self, topics: Collection[str], after: EventId, limit: int | None = None
+    ) -> list[Message]:
+        return self._broker.replay(topics, after, limit)
 
     async def latest_id(self) -> EventId:
         return self._broker.latest_id()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -75,9 +76,10 @@ class History:
         self._known.note(newest)
         return newest
 
-    async def read(self, after: Mapping[str, EventId]) -> Reading:
+    async def read(self, after: Mapping[str, EventId], limit: int | None = None) -> Reading:
         """Return what each of these topics has above its id, as of one moment.
 
+        With a ``limit``, the first so many messages of all topics together.
         Long histories are read in pieces. All of them end at the id that was the newest when
         the first was read, so that nothing below it is left out because its topic came first.
         """
@@ -85,9 +87,12 @@ class History:
         found: dict[EventId, Message] = {}
         lost: set[str] = set()
         upto: EventId | None = None
+        taken = Counter[str]()
         while positions or upto is None:
             piece = dict(islice(positions.items(), TOPICS_PER_READ))
             count = EVENTS_PER_READ // max(len(piece), 1)
+            if limit is not None:
+                count = min(count, limit)
             now, last, birth, pages = await self._read_pages(piece, upto, count)
             if upto is None:
                 upto = last
@@ -102,9 +107,10 @@ class History:
                 for text, (_, _, _, event) in page:
                     positions[topic] = event_id(text)
                     found[positions[topic]] = unpack(positions[topic], event)
-                if len(page) < count:
+                taken[topic] += len(page)
+                if len(page) < count or (limit is not None and taken[topic] >= limit):
                     del positions[topic]
-        return Reading([found[position] for position in sorted(found)], lost, upto)
+        return Reading([found[position] for position in sorted(found)[:limit]], lost, upto)
 
     async def _read_pages(
         self, after: Mapping[str, EventId], upto: EventId | None, count: int

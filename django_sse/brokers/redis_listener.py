@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
+from contextvars import Context
 from typing import Any
 
 from django_sse.exceptions import BrokerError, HistoryLost
@@ -79,7 +80,10 @@ class RedisListener(Listener):
         if self._closed:
             raise BrokerError("The listener is closed.")
         if self._supervisor is None:
-            self._supervisor = asyncio.create_task(self._supervise(), name="django_sse Redis")
+            # Not in the context of the stream that comes first, which it outlives.
+            self._supervisor = asyncio.create_task(
+                self._supervise(), name="django_sse Redis", context=Context()
+            )
         mine: dict[str, _Topic] = {}
         for name in topics:
             if name not in self._topics:
@@ -107,8 +111,10 @@ class RedisListener(Listener):
                 topic.held = False
                 self._let_go(name, topic)
 
-    async def replay(self, topics: Collection[str], after: EventId) -> list[Message]:
-        messages, lost, _ = await self._history.read(dict.fromkeys(topics, after))
+    async def replay(
+        self, topics: Collection[str], after: EventId, limit: int | None = None
+    ) -> list[Message]:
+        messages, lost, _ = await self._history.read(dict.fromkeys(topics, after), limit)
         if lost:
             raise HistoryLost(
                 f"Redis does not hold every event after {after} of {', '.join(sorted(lost))}, "

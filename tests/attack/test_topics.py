@@ -184,3 +184,19 @@ def test_oversized_events_are_refused_and_others_arrive(target: Target) -> None:
         assert target.get("/publish/", topic="mine", size=MAX_EVENT_BYTES)[0] == 413
         target.publish("mine", size=MAX_EVENT_BYTES - 100)
         assert client.event().data == "x" * (MAX_EVENT_BYTES - 100)
+
+
+def test_who_leaves_in_the_middle_takes_nothing_from_those_behind(target: Target) -> None:
+    request = b"GET /topics/shared/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with target.client() as first:
+        # Uvicorn tells only the second one that their client left.
+        first.raw(request * 2)
+        first.read_head()
+        target.publish("shared", "warm-up")
+        assert first.event().data == "warm-up"
+        with target.open("/topics/shared/") as second:
+            until_ready(second)
+            first.reset()
+            for number in range(20):
+                target.publish("shared", str(number))
+            assert [second.event().data for _ in range(20)] == [str(n) for n in range(20)]

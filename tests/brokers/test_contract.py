@@ -78,6 +78,26 @@ async def test_replay_of_long_histories_is_complete(
     assert [message.id for message in await listener.replay(["c"], ids[800])] == ids[803::4]
 
 
+async def test_replay_in_pages_is_what_it_is_at_once(
+    make_broker: MakeBroker, listen: Listen
+) -> None:
+    broker = make_broker(HISTORY=100)
+    listener = listen(broker).listener
+    start = await listener.latest_id()
+    # Each page takes all of one topic, then some of every topic, then most of another one.
+    topics = [("a",)] * 9 + [("b",), ("a", "b"), ("c",)] * 5 + [("c",)] * 20
+    for number, names in enumerate(topics):
+        await publish(broker, names, b"%d" % number)
+    everything = await listener.replay(["a", "b", "c"], start)
+    assert len(everything) == len(topics)
+    found, after = [], start
+    while page := await listener.replay(["a", "b", "c"], after, 7):
+        assert len(page) == min(7, len(everything) - len(found))
+        found += page
+        after = page[-1].id
+    assert found == everything
+
+
 async def test_replay_is_of_one_moment(make_broker: MakeBroker, listen: Listen) -> None:
     """Nothing may be missing below the newest message, however long the reading takes."""
     broker = make_broker(HISTORY=100_000)

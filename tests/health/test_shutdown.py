@@ -16,8 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from django_sse.asgi import get_asgi_application
 from django_sse.limits import COME_BACK_SECONDS
-from django_sse.shutdown import Shutdown
+from django_sse.shutdown import Shutdown, shutdown
+from django_sse.testing import connect
 from tests.http_client import Client
 from tests.project.journal import Journal
 from tests.servers import ROOT, SERVERS, Server
@@ -191,12 +193,42 @@ async def test_handlers_from_before_still_run(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
-async def test_ignored_signal_ends_streams_and_not_the_process() -> None:
+async def test_ignored_signal_is_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     shutdown = Shutdown()
     shutdown.watch(asyncio.get_running_loop())
     signal.raise_signal(signal.SIGINT)
-    assert shutdown.draining
+    # The process lives on, and its streams with it.
+    assert not shutdown.draining
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+@pytest.mark.urls("tests.health.project.urls")
+async def test_server_that_starts_after_another_takes_streams() -> None:
+    handler = get_asgi_application()
+    told: list[str] = []
+
+    async def serve() -> None:
+        signs = iter(["lifespan.startup", "lifespan.shutdown"])
+
+        async def receive() -> dict[str, str]:
+            return {"type": next(signs)}
+
+        async def send(message: dict[str, str]) -> None:
+            told.append(message["type"])
+            if message["type"] == "lifespan.startup.complete":
+                async with connect(handler, "/quiet/", headers={"Accept": "*/*"}) as stream:
+                    assert stream.status_code == 200
+                    assert (await stream.receive()).data == "open"
+
+        await handler({"type": "lifespan"}, receive, send)
+
+    try:
+        await serve()
+        await serve()
+    finally:
+        shutdown.start()
+    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"] * 2
 
 
 def test_signal_without_a_handler_ends_the_process_by_it() -> None:

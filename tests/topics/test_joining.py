@@ -13,9 +13,9 @@ from channels.layers import get_channel_layer
 from django.template import Context, Template
 from django.test import override_settings
 
-from django_sse import SSEView, alatest_event_id, apublish
+from django_sse import SSEView, alatest_event_id, apublish, hub
 from django_sse.brokers import use_broker
-from django_sse.brokers.base import Broker
+from django_sse.brokers.base import Broker, Listener, Message
 from django_sse.brokers.redis import RedisBroker
 from django_sse.testing import NothingReceived, StreamClient, connect
 from testproject.asgi import application
@@ -82,9 +82,11 @@ async def data(stream: StreamClient, count: int) -> list[str | None]:
     return [(await stream.receive(timeout=20)).data for _ in range(count)]
 
 
-async def publish_many(count: int, name: str = "e", topic: str = "a", size: int = 0) -> list[str]:
+async def publish_many(
+    count: int, name: str = "e", topic: str = "a", size: int = 0, start: int = 0
+) -> list[str]:
     """Publish numbered events, and return their data."""
-    texts = [f"{name}{number}".ljust(size, ".") for number in range(count)]
+    texts = [f"{name}{number}".ljust(size, ".") for number in range(start, start + count)]
     for text in texts:
         await apublish(topic, text)
     return texts
@@ -234,6 +236,41 @@ async def test_joining_snapshot_longer_than_the_buffer_is_caught_up_from_the_bro
         await apublish("b", "live")
         assert await data(stream, 1) == ["live"]
     assert Recorded.reasons == ["client"]
+
+
+async def test_joining_long_history_is_replayed_in_pages(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "PAGE", 20)
+    broker = make_broker(HISTORY=500)
+    asked: list[int | None] = []
+    listen = type(broker).listen
+
+    def watched(self: Broker, *callbacks: Any) -> Listener:
+        listener = listen(self, *callbacks)
+        replay = listener.replay
+
+        async def replay_some(*args: Any) -> list[Message]:
+            asked.append(args[2])
+            return await replay(*args)
+
+        monkeypatch.setattr(listener, "replay", replay_some)
+        return listener
+
+    monkeypatch.setattr(type(broker), "listen", watched)
+    await apublish("a", "seen")
+    seen = str(await alatest_event_id())
+    await publish_many(100, size=20_000)
+    async with connect(Recorded, headers={"Last-Event-ID": seen}) as stream:
+        # It waits for its client with the first pages, and what comes meanwhile is not lost.
+        await publish_many(100, size=20_000, start=100)
+        assert len(asked) < 8
+        numbers = [(await stream.receive()).data for _ in range(200)]
+        assert [str(text).rstrip(".") for text in numbers] == [f"e{n}" for n in range(200)]
+        await apublish("b", "live")
+        assert await data(stream, 1) == ["live"]
+    assert set(asked) == {20}
+    assert len(asked) >= 10
 
 
 async def test_joining_snapshot_longer_than_history_begins_anew(make_broker: MakeBroker) -> None:
