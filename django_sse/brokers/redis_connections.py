@@ -12,7 +12,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,7 +84,7 @@ class LoopConnection(Protocol):
 
     @property
     def is_connected(self) -> bool: ...
-    async def connect(self) -> None: ...
+    def connect(self) -> Coroutine[Any, Any, None]: ...
     async def disconnect(self, nowait: bool = False) -> None: ...
     async def send_command(self, *command: Any) -> None: ...
     async def read_response(self) -> Any: ...
@@ -251,7 +252,10 @@ class LoopConnections:
             try:
                 if connection.is_connected and await _is_stale_async(connection):
                     await connection.disconnect(nowait=True)
-                await connection.connect()
+                if not connection.is_connected:
+                    # Not in the context of who comes first, which the connection outlives.
+                    connecting = connection.connect()
+                    await asyncio.get_running_loop().create_task(connecting, context=Context())
                 attempt.sent = True
                 try:
                     reply = await _call_async(connection, script.by_name(keys, args))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from rest_framework.authtoken.models import Token
 
 from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
+from django_sse.brokers.base import Broker
+from django_sse.brokers.memory import MemoryBroker
 from django_sse.brokers.redis import RedisBroker
 from django_sse.control import aclose_streams, close_streams
+from django_sse.hub import get_hub
 from django_sse.testing import connect
 from tests.browser import open_page
 from tests.http_client import Client
@@ -30,6 +35,7 @@ from tests.redis_server import RedisServer
 from tests.servers import Server
 
 from .conftest import Serve
+from .project.streams import Quiet
 
 REVOKED = b"event: revoked\ndata: {}\n\n"
 
@@ -275,6 +281,67 @@ def _open(server: Server) -> int:
 def _sign_in(server: Server, name: str) -> tuple[int, dict[str, str]]:
     response = httpx.get(f"{server.url}/sign-in/{name}/")
     return response.json()["pk"], {"Cookie": f"sessionid={response.cookies['sessionid']}"}
+
+
+class Deciding(Quiet):
+    """Stops on its way at a gate, in the thread of its policies or in ``connect()``."""
+
+    entered: Any = None
+    proceed: Any = None
+    place = ""
+    permission_classes = []
+
+    def check_permissions(self, request: Any) -> None:
+        if self.place == "policies":
+            self.wait()
+
+    async def connect(self) -> None:
+        if self.place == "connect":
+            await asyncio.to_thread(self.wait)
+
+    def wait(self) -> None:
+        self.entered.set()
+        assert self.proceed.wait(10)
+
+    async def get_topics(self) -> list[str]:
+        return ["gated"]
+
+
+@pytest.mark.parametrize("order", [{"user": 7}, {"topic": "gated"}], ids=["user", "topic"])
+@pytest.mark.parametrize("place", ["policies", "connect"])
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_order_to_close_reaches_the_first_stream_in_its_handshake(
+    kind: str, place: str, order: dict[str, Any], tmp_path: Path
+) -> None:
+    entered, proceed = threading.Event(), threading.Event()
+    view = Deciding.as_view(entered=entered, proceed=proceed, place=place)
+    with ExitStack() as stack:
+        broker: Broker = MemoryBroker()
+        if kind == "redis":
+            broker = RedisBroker(stack.enter_context(RedisServer(tmp_path)).url())
+        previous = use_broker(broker)
+        try:
+
+            async def order_meanwhile() -> None:
+                await asyncio.to_thread(entered.wait, 10)
+                # Of others, who stay.
+                await aclose_streams(user=8, topic="gated")
+                await aclose_streams(**order)
+                proceed.set()
+
+            ordering = asyncio.create_task(order_meanwhile())
+            async with connect(view, user=User(pk=7, username="ann")) as stream:
+                assert (await stream.receive()).event == "revoked"
+                await stream.receive_end()
+            await ordering
+            # Who comes after it may stay.
+            async with connect(view, user=User(pk=7, username="ann")) as stream:
+                assert (await stream.receive()).data == "open"
+        finally:
+            proceed.set()
+            await get_hub().aclose()
+            use_broker(previous)
+            broker.close()
 
 
 async def test_close_streams_wants_to_know_which() -> None:

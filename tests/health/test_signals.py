@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import heapq
 import logging
 import threading
+import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.dispatch import Signal
 
 import django_sse
 from django_sse.asgi import get_asgi_application
+from django_sse.brokers import use_broker
+from django_sse.brokers.base import Broker
+from django_sse.brokers.memory import MemoryBroker
+from django_sse.brokers.redis import RedisBroker
+from django_sse.control import areports
+from django_sse.hub import get_hub
 from django_sse.signals import stream_closed, stream_opened
 from django_sse.testing import connect
+from tests.redis_server import RedisServer
 
-from .project.streams import Brief, Quiet
+from .project.streams import Brief, Quiet, Recorded
 
 
 @pytest.fixture
@@ -103,6 +117,48 @@ async def test_signal_receiver_that_fails_harms_nobody(
     ]
 
 
+class Talkative(User):
+    """A user whose text takes a query."""
+
+    class Meta:
+        proxy = True
+        app_label = "auth"
+
+    def __str__(self) -> str:
+        return f"one of {User.objects.count()}"
+
+
+class Mute(User):
+    """A user who cannot be described."""
+
+    class Meta:
+        proxy = True
+        app_label = "auth"
+
+    def get_username(self) -> str:
+        raise RuntimeError("There is no name.")
+
+
+async def test_list_of_streams_names_each_once_and_survives_what_a_project_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = set()
+    for _ in range(20):
+        async with (
+            connect(Quiet, user=Talkative(pk=1, username="ann")) as first,
+            connect(Quiet, user=Mute(pk=2)) as second,
+        ):
+            for stream in (first, second):
+                await stream.receive()
+            [report] = await areports(wait=0.05, streams=True)
+            # The other is left out, and nothing else with it.
+            [row] = report["streams"]
+            assert (row["user"], row["user_name"]) == ("1", "ann")
+            seen.add(row["id"])
+    assert len(seen) == 20
+    assert caplog.text.count("could not be described") == 20
+
+
 async def test_numbers_tell_how_streams_ended(application: Any, settings: Any) -> None:
     settings.DJANGO_SSE = {"MAX_CONNECTIONS": 2}
     before = django_sse.stats()
@@ -133,3 +189,48 @@ async def test_numbers_tell_how_streams_ended(application: Any, settings: Any) -
         "expired": 1,
         "errors": 1,
     }
+
+
+class Baggage:
+    """What a middleware may put into the context of a request, a tracer's span for example."""
+
+
+baggage: ContextVar[Baggage | None] = ContextVar("baggage", default=None)
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_nothing_of_the_first_stream_is_kept_for_those_after_it(
+    kind: str, tmp_path: Path
+) -> None:
+    references: list[weakref.ref[Baggage]] = []
+    view = Recorded.as_asgi(heartbeat=None, topics=["a"])
+
+    async def with_baggage(scope: Any, receive: Any, send: Any) -> None:
+        baggage.set(Baggage())
+        references.append(weakref.ref(baggage.get()))
+        await view(scope, receive, send)
+
+    with ExitStack() as stack:
+        broker: Broker = MemoryBroker()
+        if kind == "redis":
+            broker = RedisBroker(stack.enter_context(RedisServer(tmp_path)).url())
+        previous = use_broker(broker)
+        try:
+            async with connect(with_baggage) as first:
+                await first.receive_block()
+                async with connect(with_baggage) as second:
+                    await second.receive_block()
+                    await first.disconnect()
+                    # A task remembers its context, and the client its task.
+                    first._task = None
+                    # So does a time limit that was not reached, until it would have been.
+                    loop: Any = asyncio.get_running_loop()
+                    loop._scheduled = [it for it in loop._scheduled if not it.cancelled()]
+                    heapq.heapify(loop._scheduled)
+                    gc.collect()
+                    assert [reference() is None for reference in references] == [True, False]
+                    first._task = asyncio.create_task(asyncio.sleep(0))
+        finally:
+            await get_hub().aclose()
+            use_broker(previous)
+            broker.close()

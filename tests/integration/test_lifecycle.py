@@ -27,6 +27,29 @@ def _scope(path: str) -> dict[str, Any]:
     return {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"testserver")]}
 
 
+async def test_middleware_whose_send_fails_ends_the_stream_and_is_logged(
+    application: Make, recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = application()
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        async def send_some(message: Any) -> None:
+            if b"joined" in message.get("body", b""):
+                raise ValueError("This word is not allowed.")
+            await send(message)
+
+        await app(scope, receive, send_some)
+
+    async with connect(failing, "/chat/1/") as stream:
+        await stream.receive_end()
+        assert recorded("disconnect")[-1]["reason"] == "error"
+    [logged] = [entry for entry in caplog.records if entry.name == "django_sse"]
+    assert logged.levelno == logging.ERROR
+    assert "Chat could not send" in logged.message
+    assert logged.exc_info is not None
+    assert "This word is not allowed" in str(logged.exc_info[1])
+
+
 # Groups.
 
 

@@ -320,6 +320,8 @@ async def test_error_in_connect_goes_through_djangos_error_handling(
 async def test_finished_stream_answers_204(application: Make, recorded: Recorded) -> None:
     async with connect(application(), "/raises/204/", headers=STREAM) as answer:
         assert answer.status_code == 204
+        assert "content-type" not in answer.headers
+        assert answer.headers["cache-control"] == "no-store, no-transform"
         assert await answer.read() == b""
     assert recorded("stream") == []
 
