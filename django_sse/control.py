@@ -23,6 +23,7 @@ from .events import EventDecoder, encode_head
 from .exceptions import BrokerError
 from .metrics import stats
 from .roster import roster
+from .users import user_key
 
 logger = logging.getLogger("django_sse")
 
@@ -138,16 +139,10 @@ def ended_since(stream: Any, number: int) -> bool:
 
 def _concerns(stream: Any, wanted: dict[str, Any]) -> bool:
     return (
-        wanted.get("user") in (None, user_key(stream))
+        wanted.get("user") in (None, user_key(stream.request.user))
         and (wanted.get("topic") is None or wanted["topic"] in stream.followed_topics)
         and wanted.get("stream") in (None, stream.stream_id)
     )
-
-
-def user_key(stream: Any) -> str | None:
-    """Return the primary key of a stream's user as text, or ``None`` for nobody."""
-    key = getattr(stream.request.user, "pk", None)
-    return None if key is None else str(key)
 
 
 def _report(loop: asyncio.AbstractEventLoop, *, listed: bool) -> dict[str, Any]:

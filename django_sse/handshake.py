@@ -27,6 +27,7 @@ from .limits import ComeBackLater, come_back_response, names_event_stream, take_
 from .response import Connection, EventStreamResponse
 from .roster import roster
 from .shutdown import shutdown
+from .users import is_authenticated
 
 
 class StreamNeedsASGI(APIException):
@@ -55,12 +56,6 @@ class EventStreamRenderer(BaseRenderer):
     media_type = CONTENT_TYPE
     format = "event-stream"
     charset = None
-
-    def render(
-        self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None
-    ) -> Any:
-        """Return ``data`` as it is: events are written by the view."""
-        return data
 
 
 class _DemandedByHandshake:
@@ -184,7 +179,7 @@ class Handshake(APIView):
             if not hasattr(request, "scope"):
                 raise StreamNeedsASGI
             self.initial(self.request, *args, **kwargs)
-            if login_demanded(request) and not self.request.user.is_authenticated:
+            if login_demanded(request) and not is_authenticated(self.request.user):
                 self.permission_denied(self.request)
             method = str(self.request.method).lower()
             if method not in self.http_method_names:
@@ -213,8 +208,9 @@ class Handshake(APIView):
         return response
 
     async def _open(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        # Names the methods that a stream may have; http_method_names says which it does have.
-        return await self.dispatch(request, *args, **kwargs)
+        # Names the methods that a stream may have, for dispatch() does without: http_method_names
+        # says which it does have.
+        raise NotImplementedError
 
     get = head = post = put = patch = delete = _open
 

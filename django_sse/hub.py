@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from contextvars import Context
+from typing import Any
 
 from .backlog import Backlog, Item
 from .brokers import get_broker
@@ -93,15 +94,7 @@ class Cohort:
         # Kept here: who overflows leaves the cohort meanwhile.
         chunk = frame(data)
         for subscription in order:
-            try:
-                if subscription.backlog is not None or not subscription.outbox.write(
-                    message, size, chunk
-                ):
-                    subscription.enqueue(batch)
-            except Exception:
-                # Those behind it must not miss what was taken out of the batch.
-                logger.exception("Writing to a connection failed; its client is to resume.")
-                subscription.give_up()
+            subscription.write(batch, message, size, chunk)
         counters.sent += len(batch) * len(order)
         for subscription in tuple(self._skipping):
             newer = [item for item in batch if item[0].id > subscription.cursor]
@@ -204,11 +197,6 @@ class Hub:
         if _hubs.get(self._loop) is self:
             del _hubs[self._loop]
 
-    @property
-    def followed(self) -> bool:
-        """Whether any connection is in a cohort."""
-        return bool(self._cohorts)
-
     def heed(self) -> None:
         """Listen to what concerns all streams; until ``LINGER`` seconds after the last one."""
         if self._heeding is None:
@@ -308,9 +296,10 @@ def get_hub() -> Hub:
 
 
 async def close_idle_hub() -> None:
-    """Close the running loop's hub if nobody follows a topic; for tests, which end their loop."""
-    hub = _hubs.get(asyncio.get_running_loop())
-    if hub is not None and not hub.followed:
+    """Close the running loop's hub if it has no streams; for tests, which end their loop."""
+    loop = asyncio.get_running_loop()
+    hub = _hubs.get(loop)
+    if hub is not None and not any(stream.loop in (loop, None) for stream in roster.streams()):
         await hub.aclose()
 
 
@@ -429,12 +418,23 @@ class Subscription:
             else:
                 self._held += [message for message, _ in batch]
 
+    def write(
+        self, batch: list[Item], message: dict[str, Any], size: int, chunk: bytes | None = None
+    ) -> None:
+        """Write a batch, which is all in ``message``, or keep it where the client is slower."""
+        try:
+            if self.backlog is not None or not self.outbox.write(message, size, chunk):
+                self.enqueue(batch)
+        except Exception:
+            # Those behind it must not miss what was taken out of the cohort's batch.
+            logger.exception("Writing to a connection failed; its client is to resume.")
+            self.give_up()
+
     def send(self, batch: list[Item]) -> None:
         """Write messages that only this client gets in one piece."""
         data = b"".join([block for _, block in batch])
         message = {"type": "http.response.body", "body": data, "more_body": True}
-        if self.backlog is not None or not self.outbox.write(message, len(data)):
-            self.enqueue(batch)
+        self.write(batch, message, len(data))
 
     def enqueue(self, batch: list[Item]) -> None:
         """Keep messages for a client that is slower than they come."""

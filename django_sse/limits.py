@@ -13,6 +13,7 @@ from .events import CONTENT_TYPE, encode_fields
 from .metrics import counters
 from .roster import roster
 from .shutdown import shutdown
+from .users import is_authenticated
 
 #: Seconds from which each client is given a time of its own, so that they don't come back at once.
 COME_BACK_SECONDS = (1.0, 5.0)
@@ -62,7 +63,7 @@ def take_place(stream: Any, request: Any) -> None:
     if conf.max_connections is not None:
         limits["process"] = conf.max_connections
     user = request.user
-    if user is not None and user.is_authenticated:
+    if is_authenticated(user):
         per_user = stream.max_connections_per_user
         if per_user is not None:
             limits["user", type(stream), user.pk] = per_user

@@ -104,7 +104,6 @@ class Outbox:
                         self.written += size
                         return True
                 except Exception as error:
-                    # Of this connection alone: many others wait for the same bytes.
                     self._fail(error)
                     return True
             self.size += size
@@ -203,13 +202,14 @@ class Outbox:
         self._step({"type": "http.response.body", "body": body, "more_body": more_body})
 
     def _step(self, message: dict[str, Any]) -> None:
-        sending: Any = self._send(message)
+        try:
+            sending: Any = self._send(message)
+            waiting_for = step(sending) if self._steppable else None
+        except Exception as error:
+            # Of this connection alone: others wait for the same bytes.
+            self._fail(error)
+            return
         if self._steppable:
-            try:
-                waiting_for = step(sending)
-            except Exception as error:
-                self._fail(error)
-                return
             if waiting_for is None:
                 self._landed()
                 return

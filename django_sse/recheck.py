@@ -12,6 +12,7 @@ from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
 
 from .handshake import login_demanded
+from .users import is_authenticated
 
 
 def still_allowed(view: Any) -> bool:
@@ -30,7 +31,7 @@ def still_allowed(view: Any) -> bool:
     request.versioning_scheme = view.request.versioning_scheme
     try:
         view.perform_authentication(request)
-        if login_demanded(django_request) and not request.user.is_authenticated:
+        if login_demanded(django_request) and not is_authenticated(request.user):
             return False
         view.check_permissions(request)
     except (PermissionDenied, Http404):

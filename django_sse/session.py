@@ -19,7 +19,6 @@ from django.dispatch import Signal
 from .asgi import Receive
 from .attributes import FROM_SETTINGS, FromSettings, seconds
 from .conf import conf
-from .control import user_key
 from .events import encode_fields, milliseconds
 from .flow_control import Send, bare, lost, note_loss
 from .handshake import Handshake
@@ -33,6 +32,7 @@ from .shutdown import shutdown
 from .signals import stream_closed, stream_opened
 from .tasks import GOODBYE_SECONDS, forgive_cancellation, settle, stop
 from .threads import Lane, pool
+from .users import user_key, user_name
 from .watchdog import watchdog
 
 logger = logging.getLogger("django_sse")
@@ -136,8 +136,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             "id": self.stream_id,
             "view": f"{type(self).__module__}.{type(self).__qualname__}",
             "path": self.request.path,
-            "user": user_key(self),
-            "user_name": _name(self.user),
+            "user": user_key(self.user),
+            "user_name": user_name(self.user),
             "address": meta.get("REMOTE_ADDR", ""),
             "topics": list(self.followed_topics),
             "age": 0.0 if loop is None else loop.time() - self.opened_at,
@@ -447,12 +447,6 @@ async def tell(signal: Signal, view: Session, **kwargs: Any) -> None:
     sender = type(view)
     if signal.has_listeners(sender):
         await signal.asend_robust(sender, view=view, **kwargs)
-
-
-def _name(user: Any) -> str:
-    """Return how a user is called, without asking the database, as ``str()`` might."""
-    name = getattr(user, "get_username", None)
-    return str(name()) if callable(name) else type(user).__name__
 
 
 def _slim(request: Any) -> None:

@@ -32,7 +32,7 @@ class Shutdown:
         #: Each with the task that waits for its server's word, where there is one to wait for.
         self._loops: dict[asyncio.AbstractEventLoop, asyncio.Task[None] | None] = {}
         self._previous: dict[int, Any] = {}
-        self._pid = 0
+        self._pid = os.getpid()
         #: Whether new streams are refused, since the process ends.
         self.draining = False
 
@@ -86,7 +86,7 @@ class Shutdown:
         previous = self._previous.get(number)
         if callable(previous):
             previous(number, frame)
-        elif previous == signal.SIG_DFL:
+        else:
             # What would have happened without us: the process ends, by this signal.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -21,3 +21,24 @@ def registry() -> Iterator[dict[type, Any]]:
     yield registry
     registry.clear()
     registry.update(before)
+
+
+@pytest.fixture
+def broker() -> Iterator[Any]:
+    """A broker in memory of the test's own, which this process uses meanwhile."""
+    from django_sse.brokers import use_broker  # noqa: PLC0415
+    from django_sse.brokers.memory import MemoryBroker  # noqa: PLC0415
+
+    broker = MemoryBroker()
+    before = use_broker(broker)
+    yield broker
+    use_broker(before)
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What ends the streams of the process, which goes on after the test."""
+    from django_sse.shutdown import shutdown  # noqa: PLC0415
+
+    monkeypatch.setattr(shutdown, "draining", False)
+    return shutdown

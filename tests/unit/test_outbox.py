@@ -279,3 +279,24 @@ async def test_bytes_taken_tells_of_progress(
     outbox.abort()
     assert outbox.gone
     await outbox.aclose()
+
+
+async def test_shortcut_that_fails_is_the_failure_of_its_connection(
+    make: Callable[[], Outbox], connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("the transport is broken")
+
+    def broken(chunk: bytes, size: int) -> bool:
+        raise error
+
+    monkeypatch.setattr("django_sse.outbox.shortcut_for", lambda send: broken)
+    outbox = make()
+    failures: list[BaseException] = []
+    outbox.on_failed = failures.append
+    message = {"type": "http.response.body", "body": b"shared", "more_body": True}
+    # It was taken: there is nothing to be kept for a connection that is no more.
+    assert outbox.write(message, 6, b"6\r\nshared\r\n")
+    assert outbox.gone
+    assert failures == [error]
+    await turns()
+    assert connection.messages == []

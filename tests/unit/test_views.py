@@ -22,7 +22,10 @@ from django_sse import (
     SSEView,
     StreamClosed,
     StreamFinished,
+    apublish,
 )
+from django_sse.brokers import use_broker
+from django_sse.brokers.memory import MemoryBroker
 from django_sse.testing import connect
 
 OPENING = b":\n\n"
@@ -638,6 +641,12 @@ def test_hook_that_is_a_coroutine_is_accepted(hook: Any) -> None:
         ("retry", "5", r"\.retry: retry must be a whole number of milliseconds"),
         ("serializer_classes", {int: int}, r"\.serializer_classes must name"),
         ("overflow", "block", r"\.overflow must be one of"),
+        ("recheck_period", "60", r"\.recheck_period must be a number of seconds"),
+        ("recheck_period", -1, r"\.recheck_period must be a number of seconds"),
+        ("max_duration", timedelta(-1), r"\.max_duration must be a number of seconds"),
+        ("max_duration", True, r"\.max_duration must be a number of seconds"),
+        ("outbox_limit", 1.5, r"\.outbox_limit must be a whole number above 0"),
+        ("max_connections_per_user", 0, r"\.max_connections_per_user must be a whole number"),
     ],
 )
 def test_attribute_that_is_wrong_is_refused(attribute: str, value: Any, message: str) -> None:
@@ -649,7 +658,9 @@ def test_attribute_that_is_wrong_is_refused(attribute: str, value: Any, message:
 
 def test_attributes_that_are_right_are_accepted() -> None:
     assert repr(SSEView.heartbeat) == "the value in DJANGO_SSE"
-    assert Scripted.as_view(heartbeat=None, retry=timedelta(seconds=1))
+    assert Scripted.as_view(heartbeat=None, retry=timedelta(seconds=1), recheck_period=0)
+    assert Scripted.as_view(max_duration=timedelta(hours=1), recheck_period=60.5)
+    assert Scripted.as_view(outbox_limit=4096, max_connections_per_user=None)
     assert Scripted.as_view(heartbeat=Heartbeat(5), retry=None, serializer_classes={})
     with pytest.raises(TypeError, match="no_such_attribute"):
         Scripted.as_view(no_such_attribute=1)
@@ -675,3 +686,139 @@ async def test_view_without_a_stream_says_so(caplog: pytest.LogCaptureFixture) -
     async with connect(Empty) as stream:
         assert stream.status_code == 500
     assert "Empty must define `async def stream(self)`" in caplog.text
+
+
+# Following topics.
+
+
+class Followed(Scripted):
+    """Follows the topic ``a``, after a snapshot."""
+
+    topics = ["a"]
+
+    async def snapshot(self) -> AsyncIterator[str]:
+        yield "snapshot"
+
+
+async def test_stream_may_do_the_default_and_more(broker: MemoryBroker) -> None:
+    async def script(view: SSEView) -> None:
+        await view.send("before")
+        # What super().stream() is in a view of one's own.
+        await SSEView.stream(view)
+        await view.send("never")
+
+    view, reasons = scripted(script, Followed)
+    async with connect(view) as stream:
+        assert [(await stream.receive()).data for _ in range(2)] == ["before", "snapshot"]
+        await apublish("a", "one")
+        assert (await stream.receive()).data == "one"
+    await apublish("a", "two")
+    headers = {"Last-Event-ID": stream.last_event_id}
+    async with connect(view, headers=headers) as stream:
+        # It goes on where it was, and needs no snapshot.
+        assert [(await stream.receive()).data for _ in range(2)] == ["before", "two"]
+        await stream.receive_nothing()
+    assert reasons == ["client", "client"]
+
+
+async def test_follow_without_topics_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    view, reasons = scripted(SSEView.follow)
+    async with connect(view) as stream:
+        assert await stream.read() == OPENING
+    assert reasons == ["error"]
+    assert "Scripted has no topics to follow: define `topics`" in caplog.text
+
+
+class Hasty(Followed):
+    outbox_limit = 1000
+
+
+async def test_stream_that_follows_too_late_ends_and_its_client_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    published = asyncio.Event()
+
+    async def script(view: SSEView) -> None:
+        await published.wait()
+        await view.follow()
+
+    before = use_broker(MemoryBroker("", {"HISTORY": 2}))
+    try:
+        view, reasons = scripted(script, Hasty)
+        first = await apublish("a", "seen")
+        async with connect(view, headers={"Last-Event-ID": first}) as stream:
+            for number in range(5):
+                await apublish("a", f"{number} " * 300)
+            published.set()
+            await stream.receive_end()
+        # It comes back with the same id, which is not held any more.
+        async with connect(view, headers={"Last-Event-ID": first}) as stream:
+            assert (await stream.receive()).event == "reset"
+    finally:
+        use_broker(before)
+    assert reasons == ["overflow", "client"]
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("topics", "status"), [(["a", "a" * 201], 404), (["a\n"], 404), ([5], 500), (5, 500), ([], 500)]
+)
+async def test_topics_made_of_what_the_client_said_may_not_be_there(
+    caplog: pytest.LogCaptureFixture, topics: Any, status: int
+) -> None:
+    class Asked(Followed):
+        async def get_topics(self) -> Any:
+            return topics
+
+    async with connect(Asked.as_view(reasons=[])) as stream:
+        assert stream.status_code == status
+        if status == 404:
+            assert await stream.json() == {"detail": "Not found."}
+    [record] = [it for it in errors(caplog) if it.name != "django.request" or status == 500]
+    assert record.levelno == (logging.WARNING if status == 404 else logging.ERROR)
+    assert "opic" in caplog.text
+
+
+async def test_topics_of_the_class_that_are_wrong_are_a_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Wrong(Followed):
+        topics = ["a\n"]
+
+    async with connect(Wrong.as_view(reasons=[])) as stream:
+        assert stream.status_code == 500
+    assert "InvalidTopic" in caplog.text
+
+
+async def test_loss_that_is_told_after_the_end_begins_nothing(broker: MemoryBroker) -> None:
+    views: list[Any] = []
+
+    class Noted(Followed):
+        stream = SSEView.stream
+
+        async def connect(self) -> None:
+            views.append(self)
+
+    async with connect(Noted.as_view(reasons=[])) as stream:
+        assert (await stream.receive()).data == "snapshot"
+        [view] = views
+        view.end("closed")
+        tasks = asyncio.all_tasks()
+        view._subscription.lose()
+        assert asyncio.all_tasks() == tasks
+        await stream.receive_end()
+        assert b"reset" not in stream.received
+
+
+async def test_stream_that_cancels_itself_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(view: SSEView) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.Event().wait()
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        assert await stream.read() == OPENING
+    assert reasons == ["error"]
+    assert [it.getMessage() for it in errors(caplog)] == ["Scripted.stream() cancelled itself."]

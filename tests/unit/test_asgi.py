@@ -1,0 +1,155 @@
+"""The ASGI handler, as servers use it beside streams, and as they break it off."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from daphne.http_protocol import WebRequest
+
+from django_sse import SSEView, sse_path
+from django_sse.asgi import get_asgi_application
+from django_sse.testing import connect
+
+reasons: list[str] = []
+
+
+class Endless(SSEView):
+    heartbeat = None
+
+    async def stream(self) -> None:
+        await self.send("open")
+        await asyncio.Event().wait()
+
+    async def disconnect(self) -> None:
+        reasons.append(str(self.close_reason))
+
+
+class Stubborn(Endless):
+    """Takes no notice of a cancellation while it connects."""
+
+    connecting = asyncio.Event()
+
+    async def connect(self) -> None:
+        self.connecting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+
+
+class Patient(Endless):
+    """Takes its time to connect."""
+
+    connecting = asyncio.Event()
+
+    async def connect(self) -> None:
+        self.connecting.set()
+        await asyncio.Event().wait()
+
+
+urlpatterns = [
+    sse_path("endless/", Endless),
+    sse_path("stubborn/", Stubborn),
+    sse_path("patient/", Patient),
+]
+
+
+@pytest.fixture
+def application(settings: Any) -> Iterator[Any]:
+    settings.ROOT_URLCONF = __name__
+    settings.MIDDLEWARE = []
+    reasons.clear()
+    yield get_asgi_application()
+    gc.collect()  # What is to be said of what was left unclosed is to be said here.
+
+
+async def test_lifespan_ends_the_streams(application: Any, ending: Any) -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    answers: asyncio.Queue[str] = asyncio.Queue()
+
+    async def receive() -> Any:
+        return {"type": await said.get()}
+
+    async def send(message: Any) -> None:
+        answers.put_nowait(message["type"])
+
+    lifespan = asyncio.ensure_future(application({"type": "lifespan"}, receive, send))
+    said.put_nowait("lifespan.startup")
+    assert await asyncio.wait_for(answers.get(), 5) == "lifespan.startup.complete"
+    async with connect(application, "/endless/") as stream:
+        await stream.receive()
+        said.put_nowait("lifespan.shutdown")
+        assert await asyncio.wait_for(answers.get(), 5) == "lifespan.shutdown.complete"
+        await stream.receive_end()
+        assert stream.retry is not None
+    await asyncio.wait_for(lifespan, 5)
+    assert reasons == ["shutdown"]
+    async with connect(application, "/endless/") as stream:
+        assert stream.status_code == 503
+
+
+class Server:
+    """One request, whose application is cancelled while its view connects."""
+
+    def __init__(self, *, daphne: bool) -> None:
+        self.sent: list[Any] = []
+        self.asked = False
+        self.send: Any = self._send
+        if daphne:
+            self.send = functools.partial(self._send_for, WebRequest.__new__(WebRequest))
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def _send_for(self, request: WebRequest, message: Any) -> None:
+        await self._send(message)
+
+    async def receive(self) -> Any:
+        if not self.asked:
+            self.asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return await asyncio.Event().wait()
+
+    async def cancel(self, application: Any, path: str, connecting: asyncio.Event) -> Any:
+        headers = [(b"host", b"testserver")]
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+        task = asyncio.ensure_future(application(scope, self.receive, self.send))
+        await asyncio.wait_for(connecting.wait(), 5)
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        return task
+
+
+# Django does not close the file of a body when it is cancelled.
+unclosed = pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")
+
+
+@unclosed
+@pytest.mark.parametrize("daphne", [False, True])
+async def test_cancellation_in_the_handshake_is_kept_from_daphne(
+    application: Any, monkeypatch: pytest.MonkeyPatch, daphne: bool
+) -> None:
+    monkeypatch.setattr(Patient, "connecting", asyncio.Event())
+    server = Server(daphne=daphne)
+    task = await server.cancel(application, "/patient/", Patient.connecting)
+    # Daphne would take the first that ends as cancelled for the end of all.
+    assert task.cancelled() is not daphne
+    assert server.sent == reasons == []
+
+
+@unclosed
+async def test_stream_that_connects_in_spite_of_its_cancellation_does_not_begin(
+    application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stubborn, "connecting", asyncio.Event())
+    server = Server(daphne=False)
+    task = await server.cancel(application, "/stubborn/", Stubborn.connecting)
+    assert task.cancelled()
+    assert server.sent == []
+    # Django 6.1 runs the view in the very task that is cancelled, which is a failure then.
+    assert reasons in (["shutdown"], ["error"])

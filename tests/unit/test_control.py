@@ -1,0 +1,157 @@
+"""What concerns the streams of all processes: here by way of a broker in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from django.contrib.auth.models import User
+
+from django_sse import SSEView, apublish
+from django_sse.brokers import use_broker
+from django_sse.brokers.base import PASSING
+from django_sse.brokers.memory import MemoryBroker
+from django_sse.control import CONTROL, aclose_streams, areports
+from django_sse.events import encode_head
+from django_sse.exceptions import BrokerError
+from django_sse.hub import get_hub
+from django_sse.roster import roster
+from django_sse.testing import StreamClient, connect
+
+ANN, BOB = User(pk=1, username="ann"), User(pk=2, username="bob")
+
+
+class Listening(SSEView):
+    """Follows the topic of its address."""
+
+    heartbeat = None
+
+    async def get_topics(self) -> list[str]:
+        return [self.kwargs["topic"]]
+
+
+@pytest_asyncio.fixture
+async def streams(broker: MemoryBroker) -> AsyncIterator[dict[str, StreamClient]]:
+    """Ann's, who follows ``a``, and Bob's, who follows ``b``; orders reach them."""
+    async with (
+        connect(Listening, "/one/", kwargs={"topic": "a"}, user=ANN) as a,
+        connect(Listening, "/two/", kwargs={"topic": "b"}, user=BOB) as b,
+    ):
+        await get_hub().subscribe([CONTROL])
+        yield {"a": a, "b": b}
+
+
+def id_of(topic: str) -> str:
+    [stream] = [it for it in roster.streams() if it.followed_topics == (topic,)]
+    return str(stream.stream_id)
+
+
+@pytest.mark.parametrize(
+    ("named", "ended"),
+    [
+        ({"user": ANN}, "a"),
+        ({"user": 2}, "b"),
+        ({"user": "2"}, "b"),
+        ({"topic": "b"}, "b"),
+        ({"user": ANN, "topic": "b"}, ""),
+        ({"stream": id_of}, "a"),
+        ({"stream": "another:1:f"}, ""),
+        ({"topic": "another"}, ""),
+        ({"user": 3}, ""),
+    ],
+)
+async def test_aclose_streams_ends_those_that_are_named(
+    streams: dict[str, StreamClient], named: dict[str, Any], ended: str
+) -> None:
+    named = {key: it("a") if it is id_of else it for key, it in named.items()}
+    await aclose_streams(**named)
+    for topic, stream in streams.items():
+        await apublish(topic, "after it")
+        event = await stream.receive()
+        if topic == ended:
+            assert (event.event, event.data) == ("revoked", "{}")
+            await stream.receive_end()
+        else:
+            assert event.data == "after it"
+
+
+async def test_reports_tell_of_each_stream(streams: dict[str, StreamClient]) -> None:
+    last = await apublish("a", "x")
+    await streams["a"].receive()
+    [report] = await areports(wait=0.05, streams=True)
+    assert report["stats"]["open"] == 2
+    a, b = sorted(report["streams"], key=lambda stream: str(stream["path"]))
+    assert 0 <= a.pop("age") < 60
+    assert a == {
+        "id": id_of("a"),
+        "view": f"{__name__}.Listening",
+        "path": "/one/",
+        "user": "1",
+        "user_name": "ann",
+        "address": "127.0.0.1",
+        "topics": ["a"],
+        "sent": len(streams["a"].received),
+        "buffered": 0,
+        "last_id": last,
+    }
+    assert (b["user"], b["topics"]) == ("2", ["b"])
+    # Nothing is told of them without being asked, nor of those that were told to end.
+    [report] = await areports(wait=0.05)
+    assert (report["stats"]["open"], report["streams"]) == (2, [])
+    for stream in roster.streams():
+        stream.revoke()
+    [report] = await areports(wait=0.05, streams=True)
+    assert report["streams"] == []
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "no JSON",
+        "[" * 100_000,
+        "[1]",
+        '{"close": []}',
+        '{"close": "a"}',
+        '{"report": "a"}',
+        '{"report": null}',
+        "{}",
+        '{"sing": "a"}',
+    ],
+    ids=lambda order: order[:15],
+)
+async def test_order_that_nobody_of_us_gave_does_nothing(
+    streams: dict[str, StreamClient],
+    broker: MemoryBroker,
+    caplog: pytest.LogCaptureFixture,
+    order: str,
+) -> None:
+    await broker.apublish([CONTROL], encode_head(order, None), timeout=1)
+    await apublish("a", "after it")
+    assert (await streams["a"].receive()).data == "after it"
+    unreadable = order not in ("{}", '{"sing": "a"}')
+    assert len(caplog.records) == unreadable
+    assert ("An order came through the broker that cannot be read" in caplog.text) is unreadable
+
+
+class Mute(MemoryBroker):
+    """Takes no answers."""
+
+    async def apublish(self, topics: Any, *args: Any, **kwargs: Any) -> Any:
+        if topics[0].startswith(PASSING):
+            raise BrokerError("The broker is away.")
+        return await super().apublish(topics, *args, **kwargs)
+
+
+async def test_answer_that_cannot_be_sent_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    before = use_broker(Mute())
+    try:
+        async with connect(Listening, kwargs={"topic": "a"}) as stream:
+            await get_hub().subscribe([CONTROL])
+            assert await areports(wait=0.05) == []
+            assert "A report could not be sent through the broker." in caplog.text
+            await apublish("a", "after it")
+            assert (await stream.receive()).data == "after it"
+    finally:
+        use_broker(before)

@@ -1,0 +1,193 @@
+"""The hub of an event loop, whose listener may fail; the flow through it is in ``tests/topics``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pytest
+
+from django_sse import SSEView, apublish, hub, stats
+from django_sse.brokers import use_broker
+from django_sse.brokers.memory import MemoryBroker, MemoryListener
+from django_sse.control import CONTROL, aclose_streams
+from django_sse.exceptions import BrokerError
+from django_sse.hub import get_hub
+from django_sse.outbox import Outbox
+from django_sse.roster import roster
+from django_sse.testing import connect
+from tests.waiting import eventually
+
+
+class Failing(MemoryBroker):
+    """Its listeners fail with what is in ``faults``, once each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: set[tuple[str, str]] = set()
+
+    def listen(self, *callbacks: Any) -> MemoryListener:
+        return FailingListener(self, *callbacks)
+
+    def fail(self, what: str, topics: Collection[str]) -> None:
+        for fault in self.faults & {(what, topic) for topic in topics}:
+            self.faults.remove(fault)
+            raise BrokerError("The broker is away.")
+
+
+class FailingListener(MemoryListener):
+    _broker: Failing
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        self._broker.fail("subscribe", topics)
+        await super().subscribe(topics)
+
+    async def unsubscribe(self, topics: Collection[str]) -> None:
+        self._broker.fail("unsubscribe", topics)
+        await super().unsubscribe(topics)
+
+
+@pytest.fixture
+def failing() -> Iterator[Failing]:
+    broker = Failing()
+    before = use_broker(broker)
+    yield broker
+    use_broker(before)
+
+
+class Listening(SSEView):
+    """Follows the topics of its address."""
+
+    heartbeat = None
+
+    async def get_topics(self) -> list[str]:
+        return list(self.kwargs["topics"])
+
+
+class Silent(SSEView):
+    """Has no topics; it counts on the hub for orders alone."""
+
+    async def stream(self) -> None:
+        await self.send("open")
+        await asyncio.Event().wait()
+
+
+async def test_orders_that_cannot_be_heard_are_asked_for_by_the_next_stream(
+    failing: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing.faults.add(("subscribe", CONTROL))
+    async with connect(Silent) as first:
+        await first.receive()
+        await eventually(lambda: "cannot hear what ends streams everywhere" in caplog.text)
+        async with connect(Silent) as second:
+            await second.receive()
+            await eventually(lambda: CONTROL in failing._followers)
+            for opened in roster.streams():
+                await aclose_streams(stream=opened.stream_id)
+            for stream in (first, second):
+                assert (await stream.receive()).event == "revoked"
+
+
+async def test_topic_that_could_not_be_left_may_be_followed_again(
+    failing: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing.faults.add(("unsubscribe", "a"))
+    async with connect(Listening, kwargs={"topics": "b"}) as other:
+        async with connect(Listening, kwargs={"topics": "a"}):
+            pass
+        await eventually(lambda: "listener could not unsubscribe" in caplog.text)
+        async with connect(Listening, kwargs={"topics": "ab"}) as stream:
+            await apublish(["a", "b"], "x")
+            assert (await stream.receive()).data == "x"
+            assert (await other.receive()).data == "x"
+    assert failing.faults == set()
+
+
+async def test_hub_is_closed_a_while_after_the_last_stream(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave_it() -> None:
+        """Other than the testing kit, which closes it at once."""
+
+    monkeypatch.setattr("django_sse.testing.close_idle_hub", leave_it)
+    monkeypatch.setattr(hub, "LINGER", 0.01)
+    async with connect(Silent) as stream:
+        await stream.receive()
+        async with connect(Listening, kwargs={"topics": "a"}):
+            first = get_hub()
+            await first.subscribe([CONTROL])
+        await asyncio.sleep(0.05)
+        assert get_hub() is first
+        assert not first.closed
+        # A stream is there, and hears what concerns it.
+        await aclose_streams(stream=next(iter(roster.streams())).stream_id)
+        assert (await stream.receive()).event == "revoked"
+    await eventually(lambda: first.closed and not broker._followers)
+    async with connect(Listening, kwargs={"topics": "a"}) as stream:
+        assert get_hub() is not first
+        await apublish("a", "x")
+        assert (await stream.receive()).data == "x"
+    await eventually(lambda: not broker._followers)
+
+
+async def test_connection_that_fails_while_its_client_catches_up_gets_no_more(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = broker.latest_id()
+    number = 20
+    for _ in range(number):
+        await apublish("a", "x" * 50_000)
+    sent = stats()["sent"]
+    listening = Listening.as_asgi()
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        async def broken(message: Any) -> None:
+            if b"data" in message.get("body", b""):
+                raise OSError("The client is gone.")
+            await send(message)
+
+        await listening({**scope, "url_route": {"kwargs": {"topics": "a"}}}, receive, broken)
+
+    async with connect(failing, headers={"Last-Event-ID": str(began)}) as stream:
+        # It has not left, as far as the server tells.
+        await stream.receive_end()
+    assert 0 < stats()["sent"] - sent < number
+    assert not get_hub()._cohorts
+    assert caplog.records == []
+
+
+# The first event after the snapshot goes another way than those behind it.
+@pytest.mark.parametrize("live", [False, True])
+async def test_connection_that_cannot_be_written_to_costs_the_others_nothing(
+    broker: MemoryBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    live: bool,
+) -> None:
+    write = Outbox.write
+    outboxes: list[Any] = []
+
+    def broken(self: Outbox, *args: Any) -> bool:
+        if outboxes and self is outboxes[1]:
+            raise RuntimeError("the connection is broken")
+        return write(self, *args)
+
+    monkeypatch.setattr(Outbox, "write", broken)
+    view = Listening.as_view()
+    async with (
+        connect(view, kwargs={"topics": "a"}) as first,
+        connect(view, kwargs={"topics": "a"}) as second,
+        connect(view, kwargs={"topics": "a"}) as third,
+    ):
+        if live:
+            await apublish("a", "first")
+            for stream in (first, second, third):
+                assert (await stream.receive()).data == "first"
+        outboxes += [stream._outbox for stream in roster.streams()]
+        await apublish("a", "x")
+        for stream in (first, third):
+            assert (await stream.receive()).data == "x"
+        # Its client comes back, and has missed nothing.
+        await second.receive_end()
+    assert caplog.text.count("Writing to a connection failed; its client is to resume.") == 1

@@ -1,0 +1,76 @@
+"""Clients that take nothing: found by one timer for all streams of a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import pytest
+
+from django_sse import SSEView, watchdog
+from django_sse.testing import connect
+from tests.waiting import eventually
+
+
+class Endless(SSEView):
+    """Sends for as long as somebody reads."""
+
+    heartbeat = None
+    reasons: Any = None
+
+    async def stream(self) -> None:
+        while True:
+            await self.send("x" * 70_000)
+
+    async def disconnect(self) -> None:
+        self.reasons.append(self.close_reason)
+
+
+@pytest.fixture(autouse=True)
+def impatience(settings: Any) -> None:
+    settings.DJANGO_SSE = {"SEND_TIMEOUT": 0.2}
+
+
+@pytest.mark.parametrize("slice_size", [1, 2, 3, 500])
+async def test_all_who_take_nothing_are_stalled(
+    monkeypatch: pytest.MonkeyPatch, slice_size: int
+) -> None:
+    monkeypatch.setattr(watchdog, "SLICE", slice_size)
+    reasons: list[str] = []
+    began = time.monotonic()
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(connect(Endless.as_view(reasons=reasons)))
+        await eventually(lambda: reasons == ["stalled"] * 3)
+    assert time.monotonic() - began >= 0.2
+
+
+async def test_who_reads_is_not_stalled() -> None:
+    reasons: list[str] = []
+    async with connect(Endless.as_view(reasons=reasons)) as stream:
+        end = asyncio.get_running_loop().time() + 0.6
+        while asyncio.get_running_loop().time() < end:
+            await stream.receive()
+            await asyncio.sleep(0.02)
+    assert reasons == ["client"]
+
+
+async def test_rounds_end_with_the_streams_and_begin_again() -> None:
+    loop: Any = asyncio.get_running_loop()
+
+    def rounds() -> list[Any]:
+        names = [
+            getattr(it._callback, "__name__", "") for it in loop._scheduled if not it._cancelled
+        ]
+        return [name for name in names if name == "_round"]
+
+    for _ in range(2):
+        reasons: list[str] = []
+        async with connect(Endless.as_view(reasons=reasons)):
+            assert rounds()
+            await eventually(partial(operator.eq, reasons, ["stalled"]))
+        await eventually(lambda: not rounds())
