@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .backlog import Backlog, Item
+from .backlog import Item
 from .brokers import get_broker
-from .brokers.base import Broker, EventId, Listener, Message
+from .brokers.base import Broker, Listener, Message
 from .control import CONTROL, obey
 from .direct import frame
-from .exceptions import HistoryLost, StreamClosed
 from .metrics import counters
-from .outbox import HIGH_WATER, Outbox
+from .outbox import body_message
 from .roster import roster
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
 
 logger = logging.getLogger("django_sse")
 
@@ -31,8 +33,6 @@ CHUNK = 64 * 1024
 LINGER = 10.0
 #: Seconds for which streams wait, at the most, until orders to all streams are heard.
 HEED_SECONDS = 1.0
-#: Events that are replayed at once to a connection that resumes.
-PAGE = 200
 
 
 class Cohort:
@@ -87,7 +87,7 @@ class Cohort:
             return
         self.batch, self.size = [], 0
         data = batch[0][1] if len(batch) == 1 else b"".join([block for _, block in batch])
-        message = {"type": "http.response.body", "body": data, "more_body": True}
+        message = body_message(data)
         order = self._order
         if order is None:
             order = self._order = tuple(self._live)
@@ -301,186 +301,3 @@ async def close_idle_hub() -> None:
     hub = _hubs.get(loop)
     if hub is not None and not any(stream.loop in (loop, None) for stream in roster.streams()):
         await hub.aclose()
-
-
-class Subscription:
-    """One connection's topics: first held, then replayed, then live.
-
-    ``resumed`` says whether the client goes on where it was. ``cursor`` is the id from which
-    ``join()`` goes on; while the subscription is live, its cohort knows better.
-    """
-
-    __slots__ = (
-        "_cohort",
-        "_held",
-        "_held_size",
-        "_hub",
-        "_limit",
-        "_on_lost",
-        "_on_overflow",
-        "_overflow",
-        "_page",
-        "backlog",
-        "cursor",
-        "outbox",
-        "resumed",
-    )
-
-    def __init__(
-        self,
-        outbox: Outbox,
-        *,
-        overflow: str,
-        limit: int,
-        on_overflow: Callable[[], None],
-        on_lost: Callable[[], None],
-    ) -> None:
-        self.outbox = outbox
-        self.backlog: Backlog | None = None
-        self.resumed = False
-        self.cursor = EventId(0, 0)
-        self._overflow = overflow
-        self._limit = limit
-        self._on_overflow = on_overflow
-        self._on_lost = on_lost
-        self._hub: Hub | None = None
-        self._cohort: Cohort | None = None
-        # What the broker had stored, as far as it was asked.
-        self._page: list[Message] = []
-        # What came since, before join(). None: too much to be held, the broker is asked for it.
-        self._held: list[Message] | None = []
-        self._held_size = 0
-
-    async def open(self, topics: Collection[str], last_event_id: str | None) -> None:
-        """Subscribe, and find where to go on; waits for as long as the broker is away."""
-        hub = self._hub = get_hub()
-        self._cohort = hub.add(self, frozenset(topics))
-        await hub.subscribe(topics)
-        after = None if last_event_id is None else EventId.parse(last_event_id)
-        if after is not None:
-            try:
-                await self._replay(hub, topics, after)
-            except HistoryLost:
-                pass
-            else:
-                self.resumed = True
-                self.cursor = after
-                return
-        # What was published before this moment is in the snapshot, which is made after it.
-        self.cursor = await hub.listener.latest_id()
-
-    async def join(self) -> None:
-        """Send what came since the cursor, with the client's own pace, then be live.
-
-        Raises ``HistoryLost`` when the broker does not hold all of it any more, and
-        ``StreamClosed`` when the client has left.
-        """
-        hub, cohort, outbox = self._hub, self._cohort, self.outbox
-        if hub is None or cohort is None:
-            raise StreamClosed("The stream has ended.")
-        if not self.resumed:
-            # An id alone dispatches nothing, but is what the client resumes from.
-            outbox.put(b"id: %d-%d\n\n" % self.cursor)
-        while True:
-            hub.flush()
-            messages, self._page = self._page, []
-            if not messages:
-                if self._held is None:
-                    await self._replay(hub, cohort.topics, self.cursor)
-                    continue
-                messages, self._held, self._held_size = self._held, [], 0
-            if not messages:
-                break
-            for message in messages:
-                if message.id > self.cursor:
-                    self.cursor = message.id
-                    outbox.put(message.encode())
-                    counters.sent += 1
-                    if outbox.size >= HIGH_WATER:
-                        await outbox.drain()
-                    if outbox.gone or self._cohort is None:
-                        raise StreamClosed("The stream has ended.")
-        outbox.flush()
-        cohort.set_live(self)
-
-    @property
-    def newest(self) -> EventId:
-        """The id of the newest event that was given to the connection."""
-        last = None if self._cohort is None else self._cohort.last
-        return self.cursor if last is None else max(self.cursor, last.id)
-
-    def hold(self, batch: list[Item], size: int) -> None:
-        """Keep messages for ``join()``, within the outbox's limit."""
-        if self._held is not None:
-            self._held_size += size
-            if self._held_size > self._limit:
-                self._held = None
-            else:
-                self._held += [message for message, _ in batch]
-
-    def write(
-        self, batch: list[Item], message: dict[str, Any], size: int, chunk: bytes | None = None
-    ) -> None:
-        """Write a batch, which is all in ``message``, or keep it where the client is slower."""
-        try:
-            if self.backlog is not None or not self.outbox.write(message, size, chunk):
-                self.enqueue(batch)
-        except Exception:
-            # Those behind it must not miss what was taken out of the cohort's batch.
-            logger.exception("Writing to a connection failed; its client is to resume.")
-            self.give_up()
-
-    def send(self, batch: list[Item]) -> None:
-        """Write messages that only this client gets in one piece."""
-        data = b"".join([block for _, block in batch])
-        message = {"type": "http.response.body", "body": data, "more_body": True}
-        self.write(batch, message, len(data))
-
-    def enqueue(self, batch: list[Item]) -> None:
-        """Keep messages for a client that is slower than they come."""
-        if self.backlog is None:
-            self.backlog = Backlog(self._overflow, self._limit)
-            self.outbox.on_ready = self._pump
-        if not self.backlog.add(batch):
-            self.give_up()
-
-    def give_up(self) -> None:
-        """End the connection; nothing is lost to a client that comes back and resumes."""
-        self.close()
-        self._on_overflow()
-
-    def lose(self) -> None:
-        """Take the broker's word that messages were lost between the last one and the next."""
-        self._on_lost()
-
-    def close(self, *, keep: bool = False) -> None:
-        """Leave the hub; with ``keep``, what still waits for the client goes to its outbox."""
-        hub, cohort = self._hub, self._cohort
-        self._hub = self._cohort = None
-        if hub is not None and cohort is not None:
-            if keep:
-                cohort.flush()
-            hub.remove(self, cohort)
-        backlog, self.backlog = self.backlog, None
-        self.outbox.on_ready = None
-        if keep and backlog is not None:
-            while data := backlog.take(CHUNK):
-                self.outbox.put(data)
-
-    async def _replay(self, hub: Hub, topics: Collection[str], after: EventId) -> None:
-        """Ask the broker for the next page of what it stored, and hold what comes meanwhile."""
-        self._held, self._held_size = [], 0
-        self._page = await hub.listener.replay(topics, after, PAGE)
-        if len(self._page) >= PAGE:
-            # There is more, and what comes by then is asked for with it.
-            self._held = None
-
-    def _pump(self) -> None:
-        backlog = self.backlog
-        while backlog is not None and not self.outbox.blocked:
-            data = backlog.take(CHUNK)
-            if not data:
-                self.backlog = backlog = self.outbox.on_ready = None
-                return
-            message = {"type": "http.response.body", "body": data, "more_body": True}
-            self.outbox.write(message, len(data))

@@ -199,7 +199,7 @@ class Outbox:
         return body
 
     def _write(self, body: bytes, *, more_body: bool) -> None:
-        self._step({"type": "http.response.body", "body": body, "more_body": more_body})
+        self._step(body_message(body, more_body=more_body))
 
     def _step(self, message: dict[str, Any]) -> None:
         try:
@@ -262,6 +262,11 @@ class Outbox:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.release()
+
+
+def body_message(body: bytes, *, more_body: bool = True) -> dict[str, Any]:
+    """Return the ASGI message of a piece of a response's body."""
+    return {"type": "http.response.body", "body": body, "more_body": more_body}
 
 
 async def _await(sending: Any) -> None:

@@ -27,12 +27,12 @@ from .exceptions import HistoryLost, InvalidTopic, StreamClosed
 from .groups import GroupMember, handler_names
 from .handshake import Handshake
 from .heartbeat import Heartbeat, Pulse
-from .hub import Subscription
 from .metrics import counters
 from .outbox import HIGH_WATER
 from .publishing import check_topics
 from .serialization import ObjectWriter, SerializerClass, evaluated
 from .session import Session
+from .subscription import Subscription
 from .tasks import stop
 
 logger = logging.getLogger("django_sse")

@@ -13,7 +13,7 @@ from channels.layers import get_channel_layer
 from django.template import Context, Template
 from django.test import override_settings
 
-from django_sse import SSEView, alatest_event_id, apublish, hub
+from django_sse import SSEView, alatest_event_id, apublish, subscription
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker, Listener, Message
 from django_sse.brokers.redis import RedisBroker
@@ -241,7 +241,7 @@ async def test_joining_snapshot_longer_than_the_buffer_is_caught_up_from_the_bro
 async def test_joining_long_history_is_replayed_in_pages(
     make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "PAGE", 20)
+    monkeypatch.setattr(subscription, "PAGE", 20)
     broker = make_broker(HISTORY=500)
     asked: list[int | None] = []
     listen = type(broker).listen
