@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.core.exceptions import SynchronousOnlyOperation
 from django.dispatch import Signal
 
 import django_sse
@@ -117,23 +117,21 @@ async def test_signal_receiver_that_fails_harms_nobody(
     ]
 
 
-class Talkative(User):
+class Talkative:
     """A user whose text takes a query."""
 
-    class Meta:
-        proxy = True
-        app_label = "auth"
+    pk = 1
+    is_authenticated = True
+
+    def get_username(self) -> str:
+        return "ann"
 
     def __str__(self) -> str:
-        return f"one of {User.objects.count()}"
+        raise SynchronousOnlyOperation
 
 
-class Mute(User):
+class Mute(Talkative):
     """A user who cannot be described."""
-
-    class Meta:
-        proxy = True
-        app_label = "auth"
 
     def get_username(self) -> str:
         raise RuntimeError("There is no name.")
@@ -145,8 +143,8 @@ async def test_list_of_streams_names_each_once_and_survives_what_a_project_does(
     seen = set()
     for _ in range(20):
         async with (
-            connect(Quiet, user=Talkative(pk=1, username="ann")) as first,
-            connect(Quiet, user=Mute(pk=2)) as second,
+            connect(Quiet, user=Talkative()) as first,
+            connect(Quiet, user=Mute()) as second,
         ):
             for stream in (first, second):
                 await stream.receive()
