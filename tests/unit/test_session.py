@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
+from rest_framework.permissions import BasePermission
 
-from django_sse import Heartbeat, SSEView
+from django_sse import Heartbeat, SSEView, session
 from django_sse.asgi import ViewHandler
 from django_sse.events import encode_fields
 from django_sse.roster import roster
@@ -175,3 +177,70 @@ async def test_only_a_disconnect_ends_a_stream() -> None:
     messages.put_nowait("http.disconnect")
     await asyncio.wait_for(running, 5)
     assert reasons == ["client"]
+
+
+async def test_client_that_does_not_read_holds_no_server_that_cancels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "GOODBYE_SECONDS", 0.05)
+    reasons: list[str] = []
+    full = asyncio.Event()
+
+    class Flood(Endless):
+        async def stream(self) -> None:
+            while True:
+                await self.send("x" * 70_000)
+
+    messages: asyncio.Queue[str] = asyncio.Queue()
+    messages.put_nowait("http.request")
+
+    async def receive() -> Any:
+        return {"type": await messages.get(), "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            full.set()
+            await asyncio.Event().wait()
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"testserver")]}
+    application = Flood.as_asgi(reasons=reasons)
+    running = asyncio.ensure_future(application(scope, receive, send))
+    await asyncio.wait_for(full.wait(), 5)
+    running.cancel()
+    await asyncio.wait_for(running, 5)
+    assert reasons == ["shutdown"]
+
+
+async def test_client_may_leave_while_its_user_is_asked_for_again() -> None:
+    reasons: list[str] = []
+    asking, answer = threading.Event(), threading.Event()
+
+    class Slowly(BasePermission):
+        def has_permission(self, request: Any, view: Any) -> bool:
+            if view.loop is not None:
+                asking.set()
+                assert answer.wait(5)
+            return True
+
+    view = Endless.as_view(reasons=reasons, recheck_period=0.01, permission_classes=[Slowly])
+    async with connect(view) as stream:
+        await stream.receive()
+        assert await asyncio.to_thread(asking.wait, 5)
+        asyncio.get_running_loop().call_later(0.1, answer.set)
+    assert reasons == ["client"]
+    assert roster.streams() == []
+
+
+async def test_stream_that_is_abandoned_twice_ends_once() -> None:
+    reasons: list[str] = []
+
+    class Abandoned(Endless):
+        async def prepare(self) -> None:
+            await super().prepare()
+            await self.abandon("closed")
+            await self.abandon("error")
+            raise RuntimeError("It was abandoned.")
+
+    async with connect(Abandoned.as_view(reasons=reasons)) as answer:
+        assert answer.status_code == 500
+    assert reasons == ["closed"]

@@ -87,6 +87,19 @@ def test_signals_are_left_alone_outside_of_the_main_thread(
     assert handlers() == before
 
 
+def test_worker_that_was_forked_begins_anew(
+    handlers: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutdown = Shutdown()
+    shutdown.draining = True
+    monkeypatch.setattr("django_sse.shutdown.os.getpid", lambda: -1)
+    loop = asyncio.new_event_loop()
+    shutdown.watch(loop)
+    loop.close()
+    assert not shutdown.draining
+    assert handlers() == [shutdown._on_signal] * 2
+
+
 def test_loop_that_was_closed_does_not_keep_the_others_open(
     handlers: Callable[[], list[Any]],
 ) -> None:

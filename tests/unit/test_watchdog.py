@@ -59,6 +59,30 @@ async def test_who_reads_is_not_stalled() -> None:
     assert reasons == ["client"]
 
 
+class Quiet(Endless):
+    """Says something once, and once more when it is told to."""
+
+    more: Any = None
+
+    async def stream(self) -> None:
+        await self.send("once")
+        await self.more.wait()
+        await self.send("more")
+
+
+async def test_who_has_taken_everything_is_not_stalled() -> None:
+    reasons: list[str] = []
+    more = asyncio.Event()
+    async with connect(Quiet.as_view(reasons=reasons, more=more)) as stream:
+        assert (await stream.receive()).data == "once"
+        # Several rounds, in which nothing is on its way.
+        await asyncio.sleep(0.5)
+        assert reasons == []
+        more.set()
+        assert (await stream.receive()).data == "more"
+    assert reasons == ["completed"]
+
+
 async def test_rounds_end_with_the_streams_and_begin_again() -> None:
     loop: Any = asyncio.get_running_loop()
 
