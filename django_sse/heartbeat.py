@@ -150,16 +150,18 @@ class Pulse:
         self._loop = loop
         self._context = context
         self._provider: EventProvider | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
         # Kept here: uvloop returns a plain handle, without when(), for what is due at once.
         self._due = loop.time() + heartbeat.period * random.random()  # noqa: S311 - spreads load
         self._timer: asyncio.Handle = loop.call_at(self._due, self._fire, context=context)
 
-    def stop(self) -> None:
-        """Beat no more, at once, also where a provider is running."""
+    def stop(self) -> asyncio.Task[Any] | None:
+        """Beat no more, at once; return the task of a provider that was running, to wait for."""
         self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        return task
 
     def _fire(self) -> None:
         # Scheduled before anything can fail, and from the planned moment, so that beats don't drift.
@@ -175,19 +177,29 @@ class Pulse:
                 self._provider = self._heartbeat.provider()
             event = self._provider()
             if inspect.isawaitable(event):
-                self._task = self._loop.create_task(self._wait_for(event), context=self._context)
+                # Not wrapped where it is a coroutine: it would never be awaited, which Python
+                # warns of, when the task is cancelled before its first step.
+                running = event if inspect.iscoroutine(event) else _awaited(event)
+                self._task = self._loop.create_task(running, context=self._context)
+                self._task.add_done_callback(self._on_event, context=self._context)
             else:
                 self._send(event)
         except Exception:
             self._log()
 
-    async def _wait_for(self, event: Awaitable[ServerSentEvent]) -> None:
+    def _on_event(self, task: asyncio.Task[Any]) -> None:
+        if task is not self._task:
+            # Stopped meanwhile. What its callable says to that is of no use to anybody.
+            if not task.cancelled():
+                task.exception()
+            return
+        self._task = None
         try:
-            self._send(await event)
+            self._send(task.result())
+        except asyncio.CancelledError:
+            logger.error("The heartbeat's event %r cancelled itself.", self._heartbeat.event)
         except Exception:
             self._log()
-        finally:
-            self._task = None
 
     def _send(self, event: Any) -> None:
         if not isinstance(event, ServerSentEvent):
@@ -201,3 +213,7 @@ class Pulse:
         logger.exception(
             "The heartbeat's event %r failed; this beat is left out.", self._heartbeat.event
         )
+
+
+async def _awaited(event: Awaitable[Any]) -> Any:
+    return await event

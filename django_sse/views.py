@@ -33,7 +33,7 @@ from .publishing import check_topics
 from .serialization import ObjectWriter, SerializerClass, evaluated
 from .session import Session
 from .subscription import Subscription
-from .tasks import stop
+from .tasks import settle, stop
 
 logger = logging.getLogger("django_sse")
 
@@ -79,6 +79,8 @@ class SSEView(Session):
 
     _handlers: ClassVar[frozenset[str]] = frozenset()
     _pulse: Pulse | None = None
+    # The task of a heartbeat that was stopped while its callable ran.
+    _last_beat: asyncio.Task[Any] | None = None
     _members: GroupMember | None = None
     _topics: tuple[str, ...] = ()
     _subscription: Subscription | None = None
@@ -271,7 +273,7 @@ class SSEView(Session):
         """Beat no more; does nothing where there is no heartbeat."""
         pulse, self._pulse = self._pulse, None
         if pulse is not None:
-            pulse.stop()
+            self._last_beat = pulse.stop() or self._last_beat
 
     # The way of a connection, as far as it is this view's.
 
@@ -406,17 +408,23 @@ class SSEView(Session):
             self._subscription.close(keep=reason not in {"client", "overflow"})
 
     def has_to_clean_up(self) -> bool:
-        """Return whether there are groups to leave, or a ``disconnect()`` to run."""
-        return self._members is not None or type(self).disconnect is not Handshake.disconnect
+        """Return whether there is anything to leave or to wait for, or a ``disconnect()`` to run."""
+        return (
+            self._members is not None
+            or self._last_beat is not None
+            or type(self).disconnect is not Handshake.disconnect
+        )
 
     async def clean_up(self) -> None:
-        """Leave the groups, and run ``disconnect()``."""
+        """Leave the groups, run ``disconnect()``, and see the last heartbeat end."""
         if self._members is not None:
             await self._members.leave()
         try:
             await self.disconnect()
         except Exception:
             logger.exception("%s.disconnect() failed.", type(self).__qualname__)
+        if self._last_beat is not None:
+            await settle(self._last_beat)
 
     @property
     def followed_topics(self) -> tuple[str, ...]:

@@ -16,12 +16,16 @@ from tests.servers import Server, copy_database, make_database
 #: What `-m "not slow"` leaves out: it shows the behaviour of servers, Redis, nginx and browsers.
 SLOW = (
     "attack",
+    "contrib/test_doctor.py",
+    "contrib/test_sse_stats.py",
     "docs",
     "health/test_limits.py",
     "health/test_shutdown.py",
     "health/test_stalled.py",
     "integration/test_browser.py",
+    "integration/test_servers.py",
     "nginx",
+    "topics/test_commands.py",
     "topics/test_flow.py",
     "topics/test_slow_clients.py",
 )

@@ -289,8 +289,6 @@ async def application(settings: Any) -> AsyncIterator[Any]:
     assert told["opened"] == told["closed"]
 
 
-# Django does not close the file of a body that it is cancelled in the middle of reading.
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")
 @pytest.mark.parametrize(
     "disturb",
     [cancel, cancel_again, leave, leave_and_cancel, break_off, end_all, stall_all],

@@ -125,11 +125,6 @@ class Server:
         return task
 
 
-# Django does not close the file of a body when it is cancelled.
-unclosed = pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")
-
-
-@unclosed
 @pytest.mark.parametrize("daphne", [False, True])
 async def test_cancellation_in_the_handshake_is_kept_from_daphne(
     application: Any, monkeypatch: pytest.MonkeyPatch, daphne: bool
@@ -142,7 +137,6 @@ async def test_cancellation_in_the_handshake_is_kept_from_daphne(
     assert server.sent == reasons == []
 
 
-@unclosed
 async def test_stream_that_connects_in_spite_of_its_cancellation_does_not_begin(
     application: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

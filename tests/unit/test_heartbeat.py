@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -229,6 +230,45 @@ async def test_stop_ends_a_callable_that_runs() -> None:
     await ended.wait()
     await asyncio.sleep(5 * FAST)
     assert beats == []
+
+
+async def test_stop_before_a_callable_has_begun_leaves_no_coroutine() -> None:
+    beats: list[Any] = []
+    loop = asyncio.get_running_loop()
+    fired = asyncio.Event()
+
+    def provider() -> Any:
+        # Stopped in the very turn in which the task is made.
+        loop.call_soon(lambda: (pulse.stop(), fired.set()))
+        return async_beat()
+
+    pulse = Pulse(Heartbeat(FAST, provider), beats.append, loop, None)
+    await fired.wait()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert beats == []
+
+
+async def test_stream_waits_for_the_callable_that_it_stops() -> None:
+    order: list[str] = []
+
+    async def slow() -> ServerSentEvent:
+        order.append("called")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            order.append("ended")
+            raise RuntimeError("It failed to end.")
+        return BEAT
+
+    class Slow(Quiet):
+        heartbeat = Heartbeat(FAST, slow)
+
+    async with connect(Slow) as stream:
+        await stream.receive_nothing(10 * FAST)
+        assert order == ["called"]
+    assert order == ["called", "ended"]
 
 
 # In a stream.
