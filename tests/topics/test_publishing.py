@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +179,37 @@ class TestCommit:
             finally:
                 use_broker(before)
                 away.close()
+
+
+@pytest.fixture
+def other_database(tmp_path: Path, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A second database, for one test, which must write nothing to the first."""
+    settings = {**connections.databases["default"], "NAME": str(tmp_path / "other.sqlite3")}
+    connections.databases["other"] = settings
+    with django_db_blocker.unblock():
+        yield "other"
+        connections.close_all()
+    del connections["other"], connections.databases["other"]
+
+
+def test_publishing_waits_for_the_database_that_is_named(
+    other_database: str, sse_published: Capture
+) -> None:
+    with transaction.atomic(using=other_database):
+        assert publish("a", "of the other", using=other_database) is None
+        # In no transaction of the default one.
+        assert publish("a", "at once")
+        with transaction.atomic():
+            assert publish("a", "of the default") is None
+            assert publish("a", "of the other, too", using=other_database) is None
+        assert sent(sse_published) == ["at once", "of the default"]
+        sse_published.clear()
+    assert sent(sse_published) == ["of the other", "of the other, too"]
+    sse_published.clear()
+    with suppress(Failed), transaction.atomic(using=other_database):
+        publish("a", "dropped", using=other_database)
+        raise Failed
+    assert sent(sse_published) == []
 
 
 def test_publishing_needs_no_database_connection(sse_published: Capture) -> None:
