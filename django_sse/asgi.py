@@ -17,7 +17,7 @@ from django.http.response import HttpResponseBase
 from .flow_control import Send, bare, is_daphnes
 from .response import EventStreamResponse
 from .shutdown import shutdown
-from .tasks import GOODBYE_SECONDS, forgive_cancellation
+from .tasks import GOODBYE_SECONDS, forgive_cancellation, settle
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -45,16 +45,15 @@ class ASGIHandler(asgi.ASGIHandler):
         if scope["type"] == "lifespan":
             await self.lifespan(receive, send)
             return
-        exchange = _Exchange(receive, send)
+        exchange = _Exchange(receive, send, asyncio.current_task())
         # Until run_get_response() has found it there.
         scope[_EXCHANGE] = exchange
         try:
             await super().__call__(scope, exchange.receive, exchange)
         except BaseException as error:
             scope.pop(_EXCHANGE, None)
-            await exchange.stop()
-            if exchange.view is not None:
-                await exchange.view.abandon("error")
+            # In a task, since a server may cancel again meanwhile.
+            await settle(asyncio.ensure_future(exchange.stop()))
             if isinstance(error, asyncio.CancelledError) and is_daphnes(bare(send)):
                 # When Daphne ends, it waits for all applications, but only until the first one
                 # ends as cancelled: streams could not clean up any more.
@@ -135,11 +134,12 @@ class _HeadersOnly:
 class _Exchange:
     """One request's ``receive`` and ``send``, and what is carried over to its stream."""
 
-    __slots__ = ("_receive", "_send", "_tasks", "gone", "headers", "over", "view")
+    __slots__ = ("_own_task", "_receive", "_send", "_tasks", "gone", "headers", "over", "view")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, own_task: asyncio.Task[Any] | None) -> None:
         self._receive = receive
         self._send = send
+        self._own_task = own_task
         self._tasks: set[Any] = set()
         self.gone = False
         self.over = False
@@ -160,8 +160,10 @@ class _Exchange:
         return message
 
     def keep_task(self) -> None:
-        """Remember the current task as one that Django's handler waits for."""
-        self._tasks.add(asyncio.current_task())
+        """Remember the current task, unless it is the handler's own, as one that Django waits for."""
+        task = asyncio.current_task()
+        if task is not self._own_task:
+            self._tasks.add(task)
 
     async def stop(self) -> None:
         """End what Django's handler leaves to itself when it is cancelled or fails.
@@ -170,12 +172,13 @@ class _Exchange:
         pending when the process ends can crash Python 3.11 (in the garbage collection).
         """
         self.over = True
-        self._tasks.discard(asyncio.current_task())
         pending = [task for task in self._tasks if not task.done()]
         for task in pending:
             task.cancel()
         if pending:
             await asyncio.wait(pending, timeout=GOODBYE_SECONDS)
+        if self.view is not None:
+            await self.view.abandon("error")
 
     async def take(self, message: Any) -> None:
         """Keep the response's start for the stream."""

@@ -233,6 +233,15 @@ def cancel_again(run: Run) -> None:
     loop.call_later(0.002, run.task.cancel)
 
 
+def cancel_twice(run: Run) -> None:
+    """The same, so soon that what the first one began has only begun."""
+    assert run.task is not None
+    run.task.cancel()
+    loop = asyncio.get_running_loop()
+    task = run.task
+    loop.call_soon(lambda: loop.call_soon(task.cancel))
+
+
 def leave(run: Run) -> None:
     """A client that goes."""
     run.left.set()
@@ -291,7 +300,7 @@ async def application(settings: Any) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize(
     "disturb",
-    [cancel, cancel_again, leave, leave_and_cancel, break_off, end_all, stall_all],
+    [cancel, cancel_again, cancel_twice, leave, leave_and_cancel, break_off, end_all, stall_all],
     ids=lambda disturb: disturb.__name__,
 )
 @pytest.mark.parametrize("address", ["/followed/", "/own/", "/broken/", "/refusing/"])

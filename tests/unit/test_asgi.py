@@ -13,6 +13,7 @@ from daphne.http_protocol import WebRequest
 
 from django_sse import SSEView, sse_path
 from django_sse.asgi import get_asgi_application
+from django_sse.roster import roster
 from django_sse.testing import connect
 
 reasons: list[str] = []
@@ -147,3 +148,44 @@ async def test_stream_that_connects_in_spite_of_its_cancellation_does_not_begin(
     assert server.sent == []
     # Django 6.1 runs the view in the very task that is cancelled, which is a failure then.
     assert reasons in (["shutdown"], ["error"])
+
+
+class Tardy(Server):
+    """A server that takes a while to break off a ``receive()``."""
+
+    def __init__(self) -> None:
+        super().__init__(daphne=False)
+        self.leaving = asyncio.Event()
+
+    async def receive(self) -> Any:
+        try:
+            return await super().receive()
+        except asyncio.CancelledError:
+            self.leaving.set()
+            await asyncio.sleep(0.1)
+            raise
+
+
+async def test_server_that_cancels_again_leaves_no_stream_behind(
+    application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt = Endless.adopt
+
+    def adopt_and_cancel(self: Endless, *args: Any) -> None:
+        # The stream is ready, and the handler about to be told so.
+        adopt(self, *args)
+        task.cancel()
+
+    monkeypatch.setattr(Endless, "adopt", adopt_and_cancel)
+    server = Tardy()
+    headers = [(b"host", b"testserver")]
+    scope = {"type": "http", "method": "GET", "path": "/endless/", "headers": headers}
+    task = asyncio.ensure_future(application(scope, server.receive, server.send))
+    await asyncio.wait_for(server.leaving.wait(), 5)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    await asyncio.wait([task], timeout=5)
+    assert task.done()
+    assert len(reasons) == 1
+    assert roster.streams() == []
