@@ -50,7 +50,7 @@ class ASGIHandler(asgi.ASGIHandler):
         scope[_EXCHANGE] = exchange
         try:
             await super().__call__(scope, exchange.receive, exchange)
-        except BaseException as error:
+        except (Exception, asyncio.CancelledError) as error:
             scope.pop(_EXCHANGE, None)
             # In a task, since a server may cancel again meanwhile.
             await settle(asyncio.ensure_future(exchange.stop()))
