@@ -249,6 +249,47 @@ async def test_stop_before_a_callable_has_begun_leaves_no_coroutine() -> None:
     assert beats == []
 
 
+async def test_callable_may_return_any_awaitable() -> None:
+    loop = asyncio.get_running_loop()
+    beats: asyncio.Queue[Any] = asyncio.Queue()
+
+    def provider() -> Any:
+        future = loop.create_future()
+        loop.call_soon(future.set_result, BEAT)
+        return future
+
+    pulse = Pulse(Heartbeat(FAST, provider), beats.put_nowait, loop, None)
+    assert [await beats.get() for _ in range(2)] == [BEAT, BEAT]
+    await settled(pulse)
+
+
+async def test_callable_that_cancels_itself_is_logged_and_beats_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = 0
+
+    async def provider() -> ServerSentEvent:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        return BEAT
+
+    beats: asyncio.Queue[Any] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    pulse = Pulse(Heartbeat(FAST, provider), beats.put_nowait, loop, None)
+    assert await beats.get() == BEAT
+    await settled(pulse)
+    [record] = caplog.records
+    assert "cancelled itself" in record.message
+
+
+async def settled(pulse: Pulse) -> None:
+    """Stop, and wait for a callable that runs."""
+    if task := pulse.stop():
+        await asyncio.wait([task])
+
+
 async def test_stream_waits_for_the_callable_that_it_stops() -> None:
     order: list[str] = []
 
