@@ -70,8 +70,6 @@ class _Uvicorn:
             or not cycle.chunked_encoding
             or cycle.disconnected
             or cycle.flow.write_paused
-            # Uvicorn tells only the newest request of a connection that its client left.
-            or cycle.transport.is_closing()
         ):
             return False
         cycle.transport.write(chunk)

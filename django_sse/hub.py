@@ -94,7 +94,13 @@ class Cohort:
         # Kept here: who overflows leaves the cohort meanwhile.
         chunk = frame(data)
         for subscription in order:
-            subscription.write(batch, message, size, chunk)
+            try:
+                if subscription.backlog is not None or not subscription.outbox.write(
+                    message, size, chunk
+                ):
+                    subscription.enqueue(batch)
+            except Exception:
+                subscription.fail()
         counters.sent += len(batch) * len(order)
         for subscription in tuple(self._skipping):
             newer = [item for item in batch if item[0].id > subscription.cursor]

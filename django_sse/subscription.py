@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from typing import Any
 
 from .backlog import Backlog, Item
 from .brokers.base import EventId, Message
@@ -134,22 +133,14 @@ class Subscription:
             else:
                 self._held += [message for message, _ in batch]
 
-    def write(
-        self, batch: list[Item], message: dict[str, Any], size: int, chunk: bytes | None = None
-    ) -> None:
-        """Write a batch, which is all in ``message``, or keep it where the client is slower."""
-        try:
-            if self.backlog is not None or not self.outbox.write(message, size, chunk):
-                self.enqueue(batch)
-        except Exception:
-            # Those behind it must not miss what was taken out of the cohort's batch.
-            logger.exception("Writing to a connection failed; its client is to resume.")
-            self.give_up()
-
     def send(self, batch: list[Item]) -> None:
         """Write messages that only this client gets in one piece."""
         data = b"".join([block for _, block in batch])
-        self.write(batch, body_message(data), len(data))
+        try:
+            if self.backlog is not None or not self.outbox.write(body_message(data), len(data)):
+                self.enqueue(batch)
+        except Exception:
+            self.fail()
 
     def enqueue(self, batch: list[Item]) -> None:
         """Keep messages for a client that is slower than they come."""
@@ -163,6 +154,11 @@ class Subscription:
         """End the connection; nothing is lost to a client that comes back and resumes."""
         self.close()
         self._on_overflow()
+
+    def fail(self) -> None:
+        """Take note of an error, now handled: others must not miss what was taken for all."""
+        logger.exception("Writing to a connection failed; its client is to resume.")
+        self.give_up()
 
     def lose(self) -> None:
         """Take the broker's word that messages were lost between the last one and the next."""
