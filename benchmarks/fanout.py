@@ -60,7 +60,10 @@ def compare(
 
 
 def measure_latency(context: Context) -> Iterator[Result]:
-    """Compare the time from publishing to arrival: 500 clients, 20 events a second."""
+    """Compare the time from publishing to arrival: 500 clients, 20 events a second.
+
+    And what a delivery costs there: of events that come one by one, so that nothing is joined.
+    """
     clients, seconds = context.size(500, 100), context.size(4, 1)
     for kind, name in SERVERS.items():
         with context.project(kind) as ours, context.bare(kind) as bare:
@@ -68,11 +71,13 @@ def measure_latency(context: Context) -> Iterator[Result]:
                 [latency(server, clients, seconds) for server in (ours, bare)]
                 for _ in range(context.size(2, 1))
             ]
-        median, beside = (min(turn[which][0] for turn in found) for which in (0, 1))
-        late, late_beside = (min(turn[which][1] for turn in found) for which in (0, 1))
+        median, late, cost = (
+            [min(turn[which][figure] for turn in found) for which in (0, 1)] for figure in (0, 1, 2)
+        )
         what = f"latency, {clients} clients"
-        yield Result(f"{what}, median", name, median, beside, "ms")
-        yield Result(f"{what}, 99th percentile", name, late, late_beside, "ms", 1)
+        yield Result(f"{what}, median", name, *median, "ms")
+        yield Result(f"{what}, 99th percentile", name, *late, "ms", 1)
+        yield Result(f"one by one, {clients} clients", name, *cost, "µs/delivery", LIMITS[kind][0])
 
 
 def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:
@@ -85,14 +90,16 @@ def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:
     return (server.cpu() - begun) / events / len(swarm.connections) * 1e6
 
 
-def latency(server: Server, clients: int, seconds: int) -> tuple[float, float]:
-    """Return the median and the 99th percentile of the time to arrival, in ms."""
+def latency(server: Server, clients: int, seconds: int) -> tuple[float, float, float]:
+    """Return median and 99th percentile of the time to arrival, in ms, and µs for each delivery."""
     with Swarm() as swarm:
         for connection in swarm.open(server.port, "/follow/", clients):
             connection.latencies = []
+        begun = server.cpu()
         page = server.begin(f"/publish/?size={SIZE}&count={seconds * RATE}&rate={RATE}")
         swarm.wait_for(seconds * RATE, nap=0)
         answer(page)
+        cost = (server.cpu() - begun) / (seconds * RATE * clients) * 1e6
         taken = [each for connection in swarm.connections for each in connection.latencies or ()]
     cut = quantiles(taken, n=100)
-    return cut[49] / 1e6, cut[98] / 1e6
+    return cut[49] / 1e6, cut[98] / 1e6, cost

@@ -17,11 +17,11 @@ STEPS = 5
 
 
 def measure(context: Context) -> Iterator[Result]:
-    """Compare idle streams, heartbeats on, with the bare application waiting in ``receive()``.
+    """Compare 1,000 idle streams, heartbeats on, with the bare application waiting in ``receive()``.
 
     And followers of a topic with streams that follow none.
     """
-    count = context.size(750, 100)
+    count = context.size(950, 100)
     for kind, name in SERVERS.items():
         with context.bare(kind) as server:
             bare = private_kb(server, "/idle/", count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -102,6 +103,43 @@ async def test_topic_that_could_not_be_left_may_be_followed_again(
             assert (await stream.receive()).data == "x"
             assert (await other.receive()).data == "x"
     assert failing.faults == set()
+
+
+async def test_events_that_come_while_the_hub_rests_are_written_in_one_piece(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    written: list[tuple[float, bytes]] = []
+    write = Outbox.write
+
+    def slow(outbox: Outbox, message: Any, *args: Any) -> bool:
+        taken = write(outbox, message, *args)
+        if taken:
+            written.append((loop.time(), message["body"]))
+            if len(written) == 1:
+                time.sleep(0.05)  # As writing to a great crowd may take.
+        return taken
+
+    monkeypatch.setattr(Outbox, "write", slow)
+    async with connect(Listening, kwargs={"topics": "a"}) as stream:
+        while not stream.last_event_id:
+            await stream.receive_block()
+        for number in range(5):
+            await apublish("a", str(number))
+            assert len(written) <= 1
+            # Each in a turn of its own.
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert [(await stream.receive()).data for _ in range(5)] == list("01234")
+        (first, _), (second, joined) = written
+        assert joined.count(b"data: ") == 4
+        assert 0.1 <= second - first < 1  # The writing, and as long again.
+        # It is rested: what comes alone is written at once.
+        await asyncio.sleep(0.01)
+        await apublish("a", "alone")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(written) == 3
 
 
 async def test_hub_is_closed_a_while_after_the_last_stream(
