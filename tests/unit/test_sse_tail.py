@@ -76,6 +76,15 @@ def test_tail_shows_what_came_since_and_what_comes(busy: Busy, tail: Tail) -> No
     assert "The MemoryBroker belongs to one process" in warned
 
 
+def test_tail_lets_no_event_steer_the_terminal(busy: Busy, tail: Tail) -> None:
+    began = str(busy.latest_id())
+    busy.put("a", "\x1b]0;title\x07\t\x9b2Jü 👨\u200d👩\nnext", "\x1b[31m")
+    written, _ = tail("a", "--since", began, "--count", "1")
+    assert written.endswith(
+        "  a  \\x1b[31m\n    \\x1b]0;title\\x07\t\\x9b2Jü 👨\u200d👩\n    next\n"
+    )
+
+
 @pytest.mark.parametrize("since", [True, False])
 def test_tail_shows_each_event_once(busy: Busy, tail: Tail, since: bool) -> None:
     first = busy.put("a", "seen")

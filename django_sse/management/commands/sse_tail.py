@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Collection
 from typing import Any
@@ -15,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_sse.brokers import get_broker
 from django_sse.brokers.base import EventId, Message
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.events import EventDecoder
+from django_sse.events import EventDecoder, split_lines
 from django_sse.exceptions import HistoryLost, InvalidTopic
 from django_sse.publishing import check_topics
 
@@ -114,8 +115,17 @@ class Command(BaseCommand):
             }
             self.stdout.write(json.dumps(line, ensure_ascii=False))
         else:
-            name = self.style.SUCCESS(event.event or "message")
+            name = self.style.SUCCESS(_shown(event.event or "message"))
             where = self.style.WARNING(", ".join(message.topics))
-            data = (event.data or "").replace("\n", "\n    ")
+            data = "\n    ".join(map(_shown, split_lines(event.data or "")))
             self.stdout.write(f"{message.id}  {where}  {name}\n    {data}")
         self.stdout.flush()
+
+
+def _shown(text: str) -> str:
+    """Return text with control characters written out: events of anybody must not steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(c)[1:-1] if unicodedata.category(c) == "Cc" and c != "\t" else c for c in text
+    )
