@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,12 @@ SLOW = (
     "topics/test_flow.py",
     "topics/test_slow_clients.py",
 )
+
+
+def pytest_configure() -> None:
+    # A shell lets what it starts in the background ignore SIGINT, and servers would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
