@@ -1,8 +1,8 @@
 """From the listener of a process to the connections that follow its topics.
 
 There is one hub for each event loop. Connections that follow the same topics form a *cohort*: what
-is published to them in one turn of the loop, or while the hub rests, is encoded and joined once, and the same bytes are
-written to all of them from one callback.
+is published to them in one turn of the loop, or while the hub rests, is encoded and joined once, and
+the same bytes are written to all of them from one callback.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ logger = logging.getLogger("django_sse")
 
 #: Bytes after which a cohort's batch is written at once, so that a burst stays bounded.
 CHUNK = 64 * 1024
+#: Seconds for which the hub rests after it has written, at the most: a process may have been stopped
+#: in the middle of it.
+LONGEST_REST = 0.1
 #: Seconds after the last follower left until the listener is closed.
 LINGER = 10.0
 #: Seconds for which streams wait, at the most, until orders to all streams are heard.
@@ -197,7 +200,7 @@ class Hub:
         for cohort in dirty:
             cohort.flush()
         now = self._loop.time()
-        self._rests_until = now + (now - began)
+        self._rests_until = now + min(now - began, LONGEST_REST)
 
     async def aclose(self) -> None:
         """Close the listener. The next follower gets a new hub."""
