@@ -98,19 +98,17 @@ class ASGIHandler(asgi.ASGIHandler):
 
     async def send_response(self, response: HttpResponseBase, send: Any) -> None:
         """Send an ordinary response; keep a stream's for after the request."""
-        if isinstance(response, EventStreamResponse):
-            response.unmark()
-            if response.untouched:
-                await super().send_response(cast("Any", _HeadersOnly(response)), send.take)
-                view = response.take_over()
-                # The middleware's variables are there in this task only.
-                view.adopt(contextvars.copy_context(), send.headers)
-                if send.over:
-                    # Django's handler leaves this task running when it is cancelled itself.
-                    await view.abandon("shutdown")
-                else:
-                    send.view = view
-                return
+        if isinstance(response, EventStreamResponse) and response.untouched:
+            await super().send_response(cast("Any", _HeadersOnly(response)), send.take)
+            view = response.take_over()
+            # The middleware's variables are there in this task only.
+            view.adopt(contextvars.copy_context(), send.headers)
+            if send.over:
+                # Django's handler leaves this task running when it is cancelled itself.
+                await view.abandon("shutdown")
+            else:
+                send.view = view
+            return
         replaced = response.__dict__.pop("_event_stream", None)
         try:
             await super().send_response(response, send)

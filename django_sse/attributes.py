@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
+from rest_framework.renderers import BaseRenderer
 
 from .backlog import OVERFLOWS
 from .events import milliseconds
-from .exceptions import InvalidEvent
+from .exceptions import InvalidEvent, InvalidTopic
+from .groups import check_groups
 from .heartbeat import Heartbeat
+from .publishing import check_topics
 from .serialization import check_serializer
 
 
@@ -28,23 +32,69 @@ FROM_SETTINGS: Any = FromSettings()
 
 #: The attributes that are checked.
 CHECKED = (
+    "groups",
     "heartbeat",
     "max_connections_per_user",
     "max_duration",
     "outbox_limit",
     "overflow",
     "recheck_period",
+    "renderer_class",
     "retry",
     "serializer_classes",
+    "topics",
 )
 
 
-def check_hooks(cls: type[Any]) -> None:
-    """Raise ``ImproperlyConfigured`` for a hook that is no ``async def``."""
-    for name in ("stream", "snapshot", "connect", "disconnect", "get_groups", "get_topics"):
+#: What a view defines as an ``async def``.
+HOOKS = ("stream", "snapshot", "connect", "disconnect", "get_groups", "get_topics")
+
+#: What a view has for its own working. A handler of that name, say, would take its place.
+RESERVED = (
+    "abandon",
+    "adopt",
+    "announce",
+    "bytes_taken",
+    "clean_up",
+    "close_reason",
+    "describe",
+    "end",
+    "event_loop",
+    "followed_topics",
+    "has_to_clean_up",
+    "live",
+    "newest_id",
+    "notice_loss",
+    "opened_at",
+    "prepare",
+    "resumed",
+    "revoke",
+    "shut_down",
+    "stall",
+    "stream_id",
+    "subscribed",
+    "tell_failure",
+    "wind_up",
+)
+
+
+def check_hooks(cls: type[Any], base: type[Any]) -> None:
+    """Raise ``ImproperlyConfigured`` for a hook that is no ``async def``, and for a reserved name."""
+    for name in RESERVED:
+        if getattr(cls, name) is not getattr(base, name):
+            raise ImproperlyConfigured(
+                f"{cls.__qualname__}.{name} takes the place of what {base.__qualname__} needs for "
+                "its own working. Give it another name."
+            )
+    if iscoroutinefunction(cls.serialize):
+        raise ImproperlyConfigured(
+            f"{cls.__qualname__}.serialize() must be a plain `def` that returns text. Where it "
+            "waits for the database, set serialize_in_thread = True."
+        )
+    for name in HOOKS:
         hook = getattr(cls, name)  # Also what a mixin brings.
         may_generate = name in {"stream", "snapshot"}
-        if inspect.iscoroutinefunction(hook):
+        if iscoroutinefunction(hook):
             continue
         if may_generate and inspect.isasyncgenfunction(hook):
             continue
@@ -59,11 +109,32 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
     """Raise ``ImproperlyConfigured`` for a wrong value of a view's attributes."""
     for attribute, value in attributes.items():
         where = f"{name}.{attribute}"
-        if isinstance(value, property):
+        if attribute in HOOKS or attribute in RESERVED:
+            raise ImproperlyConfigured(
+                f"{name}.as_view() takes attributes, and {attribute} is none: define it in a subclass."
+            )
+        if hasattr(value, "__get__"):
             continue  # Known on a connection only.
         if attribute == "serializer_classes":
-            for serializer_class in value.values():
+            if not isinstance(value, Mapping):
+                raise ImproperlyConfigured(
+                    f"{where} must be a dict of types and serializer classes, got {value!r}. "
+                    "Write {Order: OrderSerializer}."
+                )
+            for given, serializer_class in value.items():
+                if not isinstance(given, type):
+                    raise ImproperlyConfigured(
+                        f"{where} must have types as its keys, got {given!r}. Import the class."
+                    )
                 check_serializer(where, serializer_class)
+        elif attribute == "renderer_class":
+            if not (isinstance(value, type) and issubclass(value, BaseRenderer)):
+                raise ImproperlyConfigured(
+                    f"{where} must be a subclass of rest_framework.renderers.BaseRenderer, "
+                    f"got {value!r}."
+                )
+        elif attribute == "groups" and value:
+            check_groups(where, value)
         elif attribute == "heartbeat":
             if not isinstance(value, Heartbeat | FromSettings | None):
                 raise ImproperlyConfigured(
@@ -74,6 +145,11 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
             try:
                 milliseconds(value)
             except InvalidEvent as error:
+                raise ImproperlyConfigured(f"{where}: {error}") from error
+        elif attribute == "topics" and value:
+            try:
+                check_topics(value)
+            except InvalidTopic as error:
                 raise ImproperlyConfigured(f"{where}: {error}") from error
         elif attribute == "overflow" and value not in OVERFLOWS:
             raise ImproperlyConfigured(

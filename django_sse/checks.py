@@ -14,10 +14,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import get_commands
 
 from .brokers import broker_class
+from .brokers.base import BROKERS
 from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
 
-DOCS = "See the settings table in README.md."
+#: The hint of a wrong value, whose error has its unit and what is allowed.
+DOCS = "The settings table of the README, which is on PyPI too, has all of them."
 
 #: The id of the fault of each setting.
 IDS = {
@@ -88,11 +90,12 @@ def check_asgi(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) ->
                 id="django_sse.W001",
             )
         )
-    if sys.argv[1:2] == ["runserver"] and _runserver_speaks_wsgi():
+    if "runserver" in sys.argv[1:] and ("--noasgi" in sys.argv or _runserver_speaks_wsgi()):
         found.append(
             Warning(
                 "runserver speaks WSGI here, under which every stream answers 503.",
-                hint='Put "daphne" first in INSTALLED_APPS: its runserver speaks ASGI.',
+                hint='Put "daphne" first in INSTALLED_APPS: its runserver speaks ASGI, without '
+                "--noasgi.",
                 id="django_sse.W002",
             )
         )
@@ -111,7 +114,11 @@ def check_broker(
     try:
         broker = broker_class(backend)
     except ImproperlyConfigured as error:
-        return [Error(str(error), hint=DOCS, id="django_sse.E011")]
+        hint = BROKERS
+        missing = getattr(error.__cause__, "name", None) or ""
+        if missing.partition(".")[0] == "redis":
+            hint = 'Install what it needs: pip install "django-sse-views[redis]".'
+        return [Error(str(error), hint=hint, id="django_sse.E011")]
     found = list(broker.check(location, options))
     if issubclass(broker, MemoryBroker) and (sign := _sign_of_several_processes()):
         found.append(

@@ -66,7 +66,7 @@ def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
         for stream in roster.streams():
             # A stream in its handshake has no loop yet; the loop that it will have is this one,
             # or another that carries out the order too.
-            if stream.loop in (loop, None) and _concerns(stream, order["close"]):
+            if stream.event_loop in (loop, None) and _concerns(stream, order["close"]):
                 stream.revoke()
     elif "report" in order:
         answer = _encode(_report(loop, listed=bool(order.get("streams"))))
@@ -148,7 +148,7 @@ def _concerns(stream: Any, wanted: dict[str, Any]) -> bool:
 def _report(loop: asyncio.AbstractEventLoop, *, listed: bool) -> dict[str, Any]:
     streams = roster.streams() if listed else []
     # One that was told to end in this very turn is still there.
-    mine = [it for it in streams if it.loop is loop and it.close_reason is None]
+    mine = [it for it in streams if it.event_loop is loop and it.close_reason is None]
     return {
         "process": f"{platform.node()}:{os.getpid()}",
         "time": time.time(),

@@ -193,7 +193,10 @@ def _check_text(field: str, value: Any) -> None:
 def _field(name: str, value: str) -> bytes:
     # A client takes away one space after the colon, so the value's own spaces survive. Joined, not
     # formatted: a str that is also an Enum would be formatted as the name of its member.
-    return _utf8(name or "comments", name + ": " + value + "\n" if value else name + ":\n")
+    try:
+        return (name + ": " + value + "\n" if value else name + ":\n").encode()
+    except UnicodeEncodeError:
+        return _utf8(name or "comments", value)  # It raises.
 
 
 def _utf8(field: str, value: str) -> bytes:

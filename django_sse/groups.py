@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
 logger = logging.getLogger("django_sse")
+
+# What channel layers take (BaseChannelLayer.require_valid_group_name).
+_GROUP = re.compile(r"[a-zA-Z0-9\-_.]{1,99}")
 
 
 def handler_names(cls: type, base: type) -> frozenset[str]:
@@ -25,10 +29,24 @@ def handler_names(cls: type, base: type) -> frozenset[str]:
         for owner in cls.__mro__
         if owner not in base.__mro__
         for name, member in vars(owner).items()
-        if inspect.iscoroutinefunction(member)
-        and not name.startswith("_")
-        and not hasattr(base, name)
+        if iscoroutinefunction(member) and not name.startswith("_") and not hasattr(base, name)
     )
+
+
+def check_groups(where: str, groups: Any) -> tuple[str, ...]:
+    """Return groups as a tuple; raise ``ImproperlyConfigured`` unless they are several names."""
+    if isinstance(groups, (str, bytes)) or not isinstance(groups, Iterable):
+        raise ImproperlyConfigured(
+            f"{where} must be a list of channel-layer groups, got {groups!r}. Write [{groups!r}]."
+        )
+    names = tuple(groups)
+    for name in names:
+        if not isinstance(name, str) or not _GROUP.fullmatch(name):
+            raise ImproperlyConfigured(
+                f"{where} must have names of ASCII letters, digits, hyphens, underscores and "
+                f"periods, less than 100 characters long, got {name!r}."
+            )
+    return names
 
 
 class GroupMember:
@@ -46,8 +64,6 @@ class GroupMember:
             raise ImproperlyConfigured(
                 f"CHANNEL_LAYERS has no {alias!r}, which a stream with groups needs."
             )
-        for name in names:
-            self._layer.require_valid_group_name(name)
         self._names = names
         self._deliver = deliver
         self._channel = ""

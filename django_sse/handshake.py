@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -37,7 +38,7 @@ class StreamNeedsASGI(APIException):
     default_detail = (
         "This is an event stream, and this server speaks WSGI. Serve the project's "
         "ASGI_APPLICATION with Daphne, Uvicorn, Hypercorn or Granian; for runserver, put "
-        '"daphne" first in INSTALLED_APPS.'
+        '"daphne" first in INSTALLED_APPS. In a test, use django_sse.testing or AsyncClient.'
     )
     default_code = "needs_asgi"
 
@@ -192,6 +193,8 @@ class Handshake(APIView):
         return None
 
     def _refuse(self, error: Exception) -> HttpResponseBase:
+        if isinstance(error, (BadRequest, SuspiciousOperation)):
+            error = _as_json(error)
         return self._final(self.handle_exception(error))
 
     def _final(self, response: HttpResponseBase) -> HttpResponseBase:
@@ -218,11 +221,13 @@ class Handshake(APIView):
         self, request: Request, force: bool | None = False
     ) -> tuple[BaseRenderer, str]:
         """Refuse with 406 who does not accept an event stream; whatever is rendered is JSON."""
+        media_type = JSONRenderer.media_type
         if not force and request.method != "OPTIONS":
-            self.get_content_negotiator().select_renderer(
+            # With its parameters, which AcceptHeaderVersioning looks for.
+            _, media_type = self.get_content_negotiator().select_renderer(
                 request, [EventStreamRenderer()], self.format_kwarg
             )
-        return JSONRenderer(), JSONRenderer.media_type
+        return JSONRenderer(), media_type
 
     def raise_uncaught_exception(self, exc: Exception) -> Any:
         """Let Django's error handling see what DRF's exception handler did not answer."""
@@ -232,8 +237,21 @@ class Handshake(APIView):
         return super().raise_uncaught_exception(exc)
 
 
+def _as_json(error: Exception) -> APIException:
+    """Return what DRF answers as JSON, of an exception that Django answers with a page."""
+    if isinstance(error, SuspiciousOperation):
+        # As Django logs them, under the name of their class.
+        logger = logging.getLogger(f"django.security.{type(error).__name__}")
+        logger.error(str(error), exc_info=error)
+    if isinstance(error, RequestDataTooBig):
+        return BodyTooLarge()
+    # Not a word on why, as Django does.
+    return ParseError("Bad request.", code="bad_request")
+
+
 def _load(request: Request) -> None:
-    """Read what is lazy on a request: its body, and its session."""
+    """Read what is lazy on a request: its user, its body, and its session."""
+    request.user  # noqa: B018 - perform_authentication() may have been overridden
     _check_size(request)
     try:
         request.data  # noqa: B018
@@ -269,8 +287,10 @@ def _check_size(request: Request) -> None:
 @functools.cache
 def _login_required_everywhere() -> bool:
     def is_it(path: str) -> bool:
-        middleware = import_string(path)
-        return isinstance(middleware, type) and issubclass(middleware, LoginRequiredMiddleware)
+        # By name: its module needs the apps of django.contrib, which a project may do without.
+        classes = getattr(import_string(path), "__mro__", ())
+        names = {f"{it.__module__}.{it.__qualname__}" for it in classes}
+        return "django.contrib.auth.middleware.LoginRequiredMiddleware" in names
 
     return any(is_it(path) for path in settings.MIDDLEWARE)
 

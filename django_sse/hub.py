@@ -295,7 +295,7 @@ class Hub:
     def _expire(self) -> None:
         self._timer = None
         # One in its handshake has no loop yet: it may be this one.
-        if any(stream.loop in (self._loop, None) for stream in roster.streams()):
+        if any(stream.event_loop in (self._loop, None) for stream in roster.streams()):
             self.let_go()
         elif not self._cohorts and not self.closed:
             # At once, so that nobody comes in before the task has its first turn.
@@ -323,5 +323,7 @@ async def close_idle_hub() -> None:
     """Close the running loop's hub if it has no streams; for tests, which end their loop."""
     loop = asyncio.get_running_loop()
     hub = _hubs.get(loop)
-    if hub is not None and not any(stream.loop in (loop, None) for stream in roster.streams()):
+    if hub is not None and not any(
+        stream.event_loop in (loop, None) for stream in roster.streams()
+    ):
         await hub.aclose()

@@ -13,7 +13,7 @@ from .events import CONTENT_TYPE, encode_fields
 from .metrics import counters
 from .roster import roster
 from .shutdown import shutdown
-from .users import is_authenticated
+from .users import is_authenticated, user_key, user_name
 
 #: Seconds from which each client is given a time of its own, so that they don't come back at once.
 COME_BACK_SECONDS = (1.0, 5.0)
@@ -66,7 +66,7 @@ def take_place(stream: Any, request: Any) -> None:
     if is_authenticated(user):
         per_user = stream.max_connections_per_user
         if per_user is not None:
-            limits["user", type(stream), user.pk] = per_user
+            limits["user", type(stream), user_key(user) or user_name(user)] = per_user
     elif conf.max_connections_per_address is not None:
         address = request.META.get("REMOTE_ADDR", "")
         limits["address", address] = conf.max_connections_per_address

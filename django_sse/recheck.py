@@ -6,13 +6,12 @@ import copy
 from typing import Any
 
 from django.contrib.auth import SESSION_KEY, get_user
-from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
 
 from .handshake import login_demanded
-from .users import is_authenticated
+from .users import is_authenticated, nobody
 
 
 def still_allowed(view: Any) -> bool:
@@ -67,8 +66,8 @@ def _anew(request: HttpRequest, before: Any) -> HttpRequest:
 def _reloaded(user: Any) -> Any:
     """Return the user as the database has it now; one that is not of the database as it is."""
     if getattr(user, "pk", None) is None or not hasattr(user.__class__, "_default_manager"):
-        return AnonymousUser() if user is None else user
-    return user.__class__._default_manager.filter(pk=user.pk).first() or AnonymousUser()
+        return nobody() if user is None else user
+    return user.__class__._default_manager.filter(pk=user.pk).first() or nobody()
 
 
 def _key(user: Any) -> Any:

@@ -41,7 +41,7 @@ class EventStreamResponse(StreamingHttpResponse):
         self._content = self._run(getattr(request, "scope", {}))
         super().__init__(self._content, content_type=CONTENT_TYPE)
         # GZipMiddleware passes by what is encoded. Compressed, each chunk would be a gzip member
-        # of its own, of which browsers show the first only. The mark is taken off at the start.
+        # of its own, of which browsers show the first only. The mark is not sent.
         self["Content-Encoding"] = "identity"
         request._event_stream = self  # type: ignore[attr-defined]
 
@@ -62,10 +62,9 @@ class EventStreamResponse(StreamingHttpResponse):
         self._content = self._iterator = None  # type: ignore[assignment]
         return self.take()
 
-    def unmark(self) -> None:
-        """Take the mark off that kept the content from being encoded."""
-        if self.get("Content-Encoding") == "identity":
-            del self["Content-Encoding"]
+    def items(self) -> Any:
+        """Return the headers to be sent: without the mark that kept the content from being encoded."""
+        return [item for item in super().items() if item != ("Content-Encoding", "identity")]
 
     async def abandon(self, reason: str) -> None:
         """End a stream whose response nobody will send."""

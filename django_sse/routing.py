@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -14,7 +13,7 @@ from .views import SSEView
 def sse_path(
     route: str,
     view: Any,
-    kwargs: Mapping[str, Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
     name: str | None = None,
 ) -> URLPattern:
     """Return ``django.urls.path()`` for a stream: an ``SSEView``, or its ``as_view(…)``.
@@ -30,5 +29,5 @@ def sse_path(
             f"sse_path({route!r}, …) takes a subclass of SSEView or its as_view(…), got {view!r}. "
             "Use django.urls.path() for other views."
         )
-    pattern: URLPattern = path(route, view, dict(kwargs or {}), name=name)
+    pattern: URLPattern = path(route, view, kwargs, name=name)
     return pattern

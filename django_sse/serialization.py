@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import QuerySet
 from django.utils.functional import Promise
@@ -144,15 +145,20 @@ class ObjectWriter:
         return text if isinstance(text, str) else bytes(text).decode()
 
     def _not_found(self, kind: type) -> SerializerNotFound:
+        if issubclass(kind, Coroutine):
+            raise TypeError("A coroutine cannot be sent: `await` it, and send what it returns.")
         name = f"{kind.__module__}.{kind.__qualname__}"
         if self._owner is None:
             who, where = "publish()", "pass serializer=…"
         else:
             who = self._owner.__qualname__
             where = f"name it in {who}.serializer_classes"
+        hint = ""
+        if not apps.is_installed("django_sse"):
+            hint = ' (They are imported where "django_sse" is in INSTALLED_APPS, and it is not.)'
         return SerializerNotFound(
             f"{who} has no serializer for {name}. Register one with "
-            f"@serializes({kind.__qualname__}) in an app's serializers.py, or {where}.",
+            f"@serializes({kind.__qualname__}) in an app's serializers.py, or {where}.{hint}",
             type=kind,
             view=self._owner,
         )

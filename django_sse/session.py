@@ -20,6 +20,7 @@ from .asgi import Receive
 from .attributes import FROM_SETTINGS, FromSettings, seconds
 from .conf import conf
 from .events import encode_fields, milliseconds
+from .exceptions import StreamClosed
 from .flow_control import Send, bare, lost, note_loss
 from .handshake import Handshake
 from .hub import get_hub
@@ -36,6 +37,9 @@ from .users import user_key, user_name
 from .watchdog import watchdog
 
 logger = logging.getLogger("django_sse")
+
+#: The key in a scope of a callable that is told what a stream raised, besides the log; for tests.
+ON_FAILURE = "django_sse.on_failure"
 
 
 class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
@@ -79,7 +83,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     _cleaning: asyncio.Task[None] | None = None
     _stream_id: str | None = None
     #: The event loop of the stream, once it has begun.
-    loop: asyncio.AbstractEventLoop | None = None
+    event_loop: asyncio.AbstractEventLoop | None = None
     #: When it began, in the time of its event loop.
     opened_at: float = 0.0
 
@@ -130,7 +134,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
 
     def describe(self) -> dict[str, Any]:
         """Return what the staff may know of the stream, as JSON knows it."""
-        outbox, loop = self._outbox, self.loop
+        outbox, loop = self._outbox, self.event_loop
         meta = self.request.META
         return {
             "id": self.stream_id,
@@ -156,9 +160,15 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         """Send what is pending, and end the response and the stream.
 
         Returns when the response has ended. Called within ``stream()``, what follows runs up to
-        its next ``await``. Closing a stream twice, or one that has ended, does nothing.
+        its next ``await``. Closing a stream twice, or one that has ended, does nothing. Raises
+        ``StreamClosed`` in ``connect()``, where there is nothing to close yet.
         """
-        if self._outbox is None or self._over:
+        if self._outbox is None and self.close_reason is None:
+            raise StreamClosed(
+                f"{type(self).__qualname__} cannot be closed yet: its stream has not begun. In "
+                "connect(), raise StreamFinished, or an exception of DRF."
+            )
+        if self._outbox is None or self._over or self._cleaning is asyncio.current_task():
             return
         if self._closing is None:
             self._closing = asyncio.Event()
@@ -192,10 +202,10 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             self.end("shutdown")
             if outbox is not None:
                 outbox.put(encode_fields(None, retry=come_back_milliseconds()))
-        if deadline is not None and outbox is not None and self.loop is not None:
+        if deadline is not None and outbox is not None and self.event_loop is not None:
             if self._expiry is not None:
                 self._expiry.cancel()
-            self._expiry = self.loop.call_at(deadline, outbox.abort)
+            self._expiry = self.event_loop.call_at(deadline, outbox.abort)
 
     def stall(self) -> None:
         """End the stream as ``stalled``: the client takes nothing any more."""
@@ -218,6 +228,32 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         else:
             logger.error("%s could not send.", type(self).__qualname__, exc_info=error)
             self.end("error")
+
+    # What the stock consumer has, and would send past the outbox.
+
+    async def send_headers(self, **kwargs: Any) -> None:
+        """Raise ``TypeError``: the response has begun. Its headers are ``self.headers``."""
+        raise TypeError(self._no_consumer("send_headers"))
+
+    async def send_body(self, body: bytes, **kwargs: Any) -> None:
+        """Raise ``TypeError``: what a stream sends are events."""
+        raise TypeError(self._no_consumer("send_body"))
+
+    async def send_response(self, status: int, body: bytes, **kwargs: Any) -> None:
+        """Raise ``TypeError``: a refusal is an exception in ``connect()``."""
+        raise TypeError(self._no_consumer("send_response"))
+
+    def _no_consumer(self, name: str) -> str:
+        return (
+            f"{type(self).__qualname__}.{name}() is of a plain Channels consumer. A stream fills "
+            "self.headers or raises in connect(), and sends events: await self.send(…)."
+        )
+
+    def tell_failure(self, error: Exception) -> None:
+        """Tell a test what the stream raised."""
+        tell = getattr(self, "scope", {}).get(ON_FAILURE)
+        if tell is not None:
+            tell(error)
 
     # Its way.
 
@@ -258,12 +294,16 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             self._over = True
             if self._closing is not None:
                 self._closing.set()
-            if self._life is not None:
-                await stop(self._life)
+            if self._life is not None and not await stop(self._life):
+                logger.error(
+                    "%s.stream() does not end when it is cancelled, and is left to itself: let "
+                    "asyncio.CancelledError pass.",
+                    type(self).__qualname__,
+                )
             await self._release()
 
     async def _begin(self, send: Send) -> None:
-        loop = self.loop = asyncio.get_running_loop()
+        loop = self.event_loop = asyncio.get_running_loop()
         self.opened_at = loop.time()
         self.base_send = bare(send)
         start, self._start = self._start, None
@@ -309,10 +349,12 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             self._expiry = loop.call_later(longest, self.end, "expired")
 
     def _recheck(self, period: float) -> None:
-        assert self.loop is not None
-        self._recheck_timer = self.loop.call_later(period, self._recheck, period)
+        assert self.event_loop is not None
+        self._recheck_timer = self.event_loop.call_later(period, self._recheck, period)
         if self._rechecking is None:
-            self._rechecking = self.loop.create_task(self._check_again(), context=self._context)
+            self._rechecking = self.event_loop.create_task(
+                self._check_again(), context=self._context
+            )
 
     async def _check_again(self) -> None:
         try:
@@ -409,7 +451,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         if self._lane is not None:
             pool.give_back(self._lane)
             self._lane = None
-        if self.loop is not None:
+        if self.event_loop is not None:
             counters.closed[str(self.close_reason)] += 1
         roster.leave(self)
 
@@ -437,8 +479,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         await self.clean_up()
         if self._announcing is not None:
             await settle(self._announcing)
-        if self._announced and self.loop is not None:
-            duration = self.loop.time() - self.opened_at
+        if self._announced and self.event_loop is not None:
+            duration = self.event_loop.time() - self.opened_at
             await tell(stream_closed, self, reason=self.close_reason, duration=duration)
 
 

@@ -94,7 +94,7 @@ class Shutdown:
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         deadline = loop.time() + conf.drain_seconds
         for stream in roster.streams():
-            if stream.loop is loop:
+            if stream.event_loop is loop:
                 stream.shut_down(deadline)
 
 

@@ -16,29 +16,47 @@ def forgive_cancellation() -> None:
         task.uncancel()
 
 
-async def stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for its end."""
+#: Seconds that a cancelled task has to clean up before it is cancelled again.
+PATIENCE_SECONDS = 10.0
+#: How often a task is cancelled again that does not end.
+ATTEMPTS = 3
+
+
+async def stop(task: asyncio.Task[Any]) -> bool:
+    """Cancel a task and wait for its end; return whether it came.
+
+    A task may swallow a cancellation, and client libraries do at the wrong moment. It is cancelled
+    again after ``PATIENCE_SECONDS``, since it may be cleaning up, and left to itself in the end.
+    """
     task.cancel()
-    await settle(task)
+    await settle(task, PATIENCE_SECONDS)
+    for _ in range(ATTEMPTS):
+        if not task.done():
+            task.cancel()
+            await settle(task, GOODBYE_SECONDS)
+    return task.done()
 
 
-async def settle(task: asyncio.Task[Any]) -> None:
-    """Wait for a task's end. A cancellation meanwhile does not leave here, but makes it urgent.
+async def settle(task: asyncio.Task[Any], patience: float | None = None) -> None:
+    """Wait for a task's end, for ``patience`` seconds at the most.
 
-    The task then has ``GOODBYE_SECONDS`` to end by itself, is cancelled, and waited for as long
-    again. Passed on at once, the cancellation would reach a task that has not begun: whatever
-    this one had to clean up would stay.
+    A cancellation meanwhile does not leave here, but makes it urgent: the task then has ``GOODBYE_SECONDS`` to
+    end by itself, is cancelled, and waited for as long again. Passed on at once, the cancellation
+    would reach a task that has not begun: whatever this one had to clean up would stay.
     """
     loop = asyncio.get_running_loop()
+    end = None if patience is None else loop.time() + patience
     deadline: float | None = None
     cancelled = False
     while not task.done():
         try:
-            timeout = None if deadline is None else deadline - loop.time()
-            await asyncio.wait([task], timeout=timeout)
+            until = end if deadline is None else deadline
+            await asyncio.wait([task], timeout=None if until is None else until - loop.time())
         except asyncio.CancelledError:
             forgive_cancellation()
             deadline = deadline or loop.time() + GOODBYE_SECONDS
+        if deadline is None and end is not None and loop.time() >= end:
+            return
         if deadline is not None and loop.time() >= deadline:
             if cancelled:
                 return

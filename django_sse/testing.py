@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
-from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
+from django.core.serializers.json import DjangoJSONEncoder
+from django.middleware.csrf import CSRF_SESSION_KEY
 from django.test import AsyncClient
+from django.utils.crypto import get_random_string
 from django.utils.datastructures import CaseInsensitiveMapping
 from django.utils.module_loading import import_string
 from rest_framework.test import force_authenticate
@@ -24,7 +27,9 @@ from .brokers.memory import MemoryBroker
 from .events import EventDecoder, ServerSentEvent
 from .hub import close_idle_hub
 from .roster import roster
+from .session import ON_FAILURE
 from .threads import pool
+from .users import nobody
 from .views import SSEView
 
 #: Seconds that a test waits where it does not say otherwise.
@@ -74,6 +79,9 @@ class StreamClient:
         self.cookies: list[str] = []
         self.received = b""
         self.blocks: list[ServerSentEvent] = []
+        self._failures: list[Exception] = []
+        self._failure_is_known = False
+        scope[ON_FAILURE] = self._failures.append
 
     @property
     def last_event_id(self) -> str:
@@ -84,6 +92,19 @@ class StreamClient:
     def retry(self) -> int | None:
         """The milliseconds that a browser would wait before it reconnects; ``None`` if untold."""
         return self._decoder.retry
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ``stream()``, ``disconnect()`` or a handler has raised, or ``None``.
+
+        What a test has not looked at here is raised as it leaves the block of ``connect()``.
+        """
+        self._failure_is_known = True
+        return self._failures[0] if self._failures else None
+
+    def unknown_failure(self) -> Exception | None:
+        """Return what was raised and has neither been looked at nor raised in the test."""
+        return self._failures[0] if self._failures and not self._failure_is_known else None
 
     async def receive(self, timeout: float = TIMEOUT) -> ServerSentEvent:
         """Return the next event that a browser would dispatch: one with ``data``.
@@ -98,18 +119,30 @@ class StreamClient:
         return await self._next(timeout, dispatched=False)
 
     async def receive_nothing(self, timeout: float = 0.1) -> None:
-        """Assert that no event with ``data`` comes within ``timeout`` seconds; an end is allowed."""
+        """Assert that no event with ``data`` comes within ``timeout`` seconds; an end is allowed.
+
+        Not the end of a stream that has failed: ``StreamEnded`` is raised then.
+        """
         try:
             event = await self._next(timeout, dispatched=True)
-        except (StreamEnded, NothingReceived):
+        except NothingReceived:
+            return
+        except StreamEnded:
+            if self._failures:
+                raise
             return
         raise AssertionError(f"Nothing should have come within {timeout} s, but {event!r} did.")
 
     async def receive_end(self, timeout: float = TIMEOUT) -> None:
-        """Assert that the response ends within ``timeout`` seconds, with no further event."""
+        """Assert that the response ends within ``timeout`` seconds, with no further event.
+
+        Raises ``StreamEnded`` where it ends since the stream has failed.
+        """
         try:
             event = await self._next(timeout, dispatched=True)
         except StreamEnded:
+            if self._failures:
+                raise
             return
         except NothingReceived:
             raise AssertionError(f"The stream did not end within {timeout} s.") from None
@@ -221,15 +254,20 @@ class StreamClient:
                         if event.data is not None or not dispatched:
                             return event
                     if self._ended:
-                        raise StreamEnded(
-                            f"The response (status {self.status_code}) has ended. "
-                            f"{self._last_bytes()}"
-                        )
+                        raise self._end()
                     await self._fetch()
         except TimeoutError:
             raise NothingReceived(
                 f"No event came within {timeout} s. {self._last_bytes()}"
             ) from None
+
+    def _end(self) -> StreamEnded:
+        text = f"The response (status {self.status_code}) has ended. {self._last_bytes()}"
+        if (failure := self.failure) is None:
+            return StreamEnded(text)
+        ended = StreamEnded(f"The stream has failed: {failure!r}. {text}")
+        ended.__cause__ = failure
+        return ended
 
     async def _fetch(self) -> None:
         message = await self._take()
@@ -266,6 +304,7 @@ async def connect(
     json: Any = None,
     body: bytes = b"",
     kwargs: Mapping[str, Any] | None = None,
+    enforce_csrf_checks: bool = False,
     timeout: float = TIMEOUT,
 ) -> AsyncIterator[StreamClient]:
     """Connect to ``path`` of an ASGI application, or to a view; yields a ``StreamClient``.
@@ -273,17 +312,20 @@ async def connect(
     ``application`` is an ASGI application, an ``SSEView`` or its ``as_view(…)``; a view is served
     without middleware and ``urls.py``, with ``kwargs`` as its URL's arguments. ``user`` is logged
     in with a session of its own (application), or taken as authenticated (view). ``json`` is sent
-    as the body. Leaving the block disconnects, and waits for the view's ``disconnect()``.
+    as the body. Leaving the block disconnects, and waits for the view's ``disconnect()``. An
+    application's ``user`` passes the CSRF protection unless ``enforce_csrf_checks``, as with
+    Django's test client.
 
     Streams read the database in threads: a test that writes to it needs
     ``@pytest.mark.django_db(transaction=True)``, or a ``TransactionTestCase``.
 
-    Raises what the application raises, and ``AssertionError`` when no response begins within
-    ``timeout`` seconds.
+    Raises what the application and the stream raise, as the block is left, and ``AssertionError``
+    when no response begins within ``timeout`` seconds. What ``connect()`` raises is a response
+    with the status 500, as to a client.
     """
     sent = {name.lower(): value for name, value in (headers or {}).items()}
     if json is not None:
-        body = json_module.dumps(json).encode()
+        body = json_module.dumps(json, cls=DjangoJSONEncoder).encode()
         sent.setdefault("content-type", "application/json")
     if body:
         sent.setdefault("content-length", str(len(body)))
@@ -292,8 +334,13 @@ async def connect(
     if view is not None:
         application = _TestedView(view, user)
     elif user is not None:
-        cookie = await _session_cookie(user)
-        sent["cookie"] = "; ".join(filter(None, [sent.get("cookie"), cookie]))
+        token = None if enforce_csrf_checks else get_random_string(32)
+        cookies = [await _session_cookie(user, token)]
+        if token is not None:
+            cookies.append(f"{settings.CSRF_COOKIE_NAME}={token}")
+            header = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-").lower()
+            sent[header] = token
+        sent["cookie"] = "; ".join(filter(None, [sent.get("cookie"), *cookies]))
     parts = urlsplit(path)
     scope: dict[str, Any] = {
         "type": "http",
@@ -316,11 +363,20 @@ async def connect(
         yield client
     finally:
         await client.disconnect()
+    # Not where the test fails by itself.
+    if failure := client.unknown_failure():
+        raise failure
 
 
 def project_application() -> Any:
     """Return the ASGI application of the settings."""
-    return import_string(settings.ASGI_APPLICATION)
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path:
+        raise ImproperlyConfigured(
+            "sse_connect needs ASGI_APPLICATION, the dotted path of the project's application, in "
+            "the settings."
+        )
+    return import_string(path)
 
 
 def _view_of(application: Any) -> Any:
@@ -330,9 +386,13 @@ def _view_of(application: Any) -> Any:
     return application if isinstance(owner, type) and issubclass(owner, SSEView) else None
 
 
-async def _session_cookie(user: Any) -> str:
+async def _session_cookie(user: Any, csrf_token: str | None) -> str:
     client = AsyncClient()
     await client.aforce_login(user)
+    if csrf_token is not None and settings.CSRF_USE_SESSIONS:
+        session = await client.asession()
+        await session.aset(CSRF_SESSION_KEY, csrf_token)
+        await session.asave()
     name = settings.SESSION_COOKIE_NAME
     return f"{name}={client.cookies[name].value}"
 
@@ -345,7 +405,7 @@ class _TestedView(ViewHandler):
         self._user = user
 
     def fill(self, request: Any) -> None:
-        request.user = AnonymousUser() if self._user is None else self._user
+        request.user = nobody() if self._user is None else self._user
         if self._user is not None:
             force_authenticate(request, self._user)
 

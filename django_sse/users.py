@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from rest_framework.settings import api_settings
+
 
 def is_authenticated(user: Any) -> bool:
     """Return whether there is a user; DRF's ``UNAUTHENTICATED_USER`` may be ``None``."""
     return user is not None and bool(user.is_authenticated)
+
+
+def nobody() -> Any:
+    """Return who an anonymous client is to DRF: ``AnonymousUser``, unless the project says ``None``."""
+    user: Any = api_settings.UNAUTHENTICATED_USER
+    return None if user is None else user()
 
 
 def user_key(user: Any) -> str | None:

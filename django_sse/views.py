@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from asgiref.sync import sync_to_async
 from channels import DEFAULT_CHANNEL_LAYER
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db.models import QuerySet
 from rest_framework.exceptions import NotFound
 from rest_framework.renderers import BaseRenderer, JSONRenderer
@@ -24,7 +24,7 @@ from .backlog import Overflow
 from .conf import conf
 from .events import ServerSentEvent, check_fields, encode_fields
 from .exceptions import HistoryLost, InvalidTopic, StreamClosed
-from .groups import GroupMember, handler_names
+from .groups import GroupMember, check_groups, handler_names
 from .handshake import Handshake
 from .heartbeat import Heartbeat, Pulse
 from .metrics import counters
@@ -81,6 +81,8 @@ class SSEView(Session):
     _pulse: Pulse | None = None
     # The task of a heartbeat that was stopped while its callable ran.
     _last_beat: asyncio.Task[Any] | None = None
+    # The task of a heartbeat whose event is an object.
+    _object_beat: asyncio.Task[None] | None = None
     _members: GroupMember | None = None
     _topics: tuple[str, ...] = ()
     _subscription: Subscription | None = None
@@ -88,7 +90,7 @@ class SSEView(Session):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        check_hooks(cls)
+        check_hooks(cls, SSEView)
         check_attributes(cls.__qualname__, {name: getattr(cls, name) for name in CHECKED})
         cls._handlers = handler_names(cls, SSEView)
 
@@ -96,9 +98,13 @@ class SSEView(Session):
     def as_view(cls, **initkwargs: Any) -> Any:
         """Return the view for ``urls.py``; ``initkwargs`` replace class attributes, as in Django.
 
-        Raises ``ImproperlyConfigured`` for a wrong one.
+        Raises ``ImproperlyConfigured`` for a wrong one, and for a view that has nothing to send.
         """
         check_attributes(cls.__qualname__, initkwargs)
+        follows = initkwargs.get("topics", cls.topics) or cls.get_topics is not SSEView.get_topics
+        # One that has a connect() may have nothing but refusals in mind.
+        if cls.stream is SSEView.stream and cls.connect is Handshake.connect and not follows:
+            raise ImproperlyConfigured(cls._nothing_to_send())
         return super().as_view(**initkwargs)
 
     @classmethod
@@ -176,6 +182,21 @@ class SSEView(Session):
             )
         return self._writer.write(obj)
 
+    def _serialized(self, obj: Any) -> str:
+        try:
+            text: object = self.serialize(obj)
+        except SynchronousOnlyOperation as error:
+            error.add_note(
+                f"To serialize it touches the database. Set {type(self).__qualname__}."
+                "serialize_in_thread = True, or make a list of a QuerySet before you send it."
+            )
+            raise
+        if not isinstance(text, str):
+            raise TypeError(
+                f"{type(self).__qualname__}.serialize() must return a str, got {text!r}."
+            )
+        return text
+
     async def send(
         self,
         data: Any = None,
@@ -212,11 +233,11 @@ class SSEView(Session):
         wait = check_fields(data, event, id, retry, comments)
         if data is not None and not isinstance(data, str):
             if self.serialize_in_thread:
-                data = await sync_to_async(self.serialize)(data)
+                data = await sync_to_async(self._serialized)(data)
             else:
                 if isinstance(data, QuerySet):
                     data = await sync_to_async(evaluated)(data)
-                data = self.serialize(data)
+                data = self._serialized(data)
             if self.close_reason is not None or outbox.gone:
                 # It ended meanwhile: nothing may follow the end of a response.
                 raise StreamClosed(self._closed_text())
@@ -251,16 +272,19 @@ class SSEView(Session):
     ) -> None:
         """Begin to beat, or beat differently from now on.
 
-        Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``) and ``event``; what
-        is not given is the view's own, else the setting's. Raises ``ImproperlyConfigured`` for a
+        Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``, ``0`` is off) and
+        ``event``; what is not given is the view's own, or the setting's where that is off. Raises ``ImproperlyConfigured`` for a
         wrong one, and ``StreamClosed`` unless the stream is open.
         """
         if not self.is_open:
             raise StreamClosed(self._closed_text())
         if isinstance(period, Heartbeat):
+            if event is not None:
+                raise TypeError("start_heartbeat() takes a Heartbeat alone: it has its own event.")
             heartbeat = period
         else:
-            own = self._own_heartbeat()
+            # A view without one of its own begins with the setting's.
+            own = self._own_heartbeat() or conf.heartbeat
             heartbeat = Heartbeat(
                 own.period if period is None else period, own.event if event is None else event
             )
@@ -282,15 +306,18 @@ class SSEView(Session):
         self._own_heartbeat()
         self._own_retry()
         if self.groups or type(self).get_groups is not SSEView.get_groups:
-            names = list(await self.get_groups())
+            where = f"{type(self).__qualname__}.get_groups()"
+            names = check_groups(where, await self.get_groups())
             if names:
                 self._members = GroupMember(self.channel_layer_alias, names, self._on_message)
         if self.topics or type(self).get_topics is not SSEView.get_topics:
             self._topics = self._checked(await self.get_topics())
         elif self._only_follows():
-            raise ImproperlyConfigured(
-                f"{type(self).__qualname__} must define `async def stream(self)`, or topics."
-            )
+            raise ImproperlyConfigured(self._nothing_to_send())
+
+    @classmethod
+    def _nothing_to_send(cls) -> str:
+        return f"{cls.__qualname__} must define `async def stream(self)`, or topics."
 
     def _checked(self, topics: Iterable[str]) -> tuple[str, ...]:
         try:
@@ -331,6 +358,7 @@ class SSEView(Session):
             if not _only_closed(error):
                 reason = "error"
                 logger.exception("%s.stream() failed.", type(self).__qualname__)
+                self.tell_failure(error)
             elif self._outbox is not None and self._outbox.gone:
                 reason = "client"
         finally:
@@ -345,8 +373,11 @@ class SSEView(Session):
             async with aclosing(events):
                 async for event in events:
                     await self.send(event)
-        else:
-            await events
+        elif (returned := await events) is not None:
+            raise TypeError(
+                f"{type(self).__qualname__} returned {returned!r}, which is not sent: `yield` it, or "
+                "`await self.send(…)`."
+            )
 
     async def _subscribe(self, *, anew: bool) -> None:
         assert self._outbox is not None
@@ -412,6 +443,7 @@ class SSEView(Session):
         return (
             self._members is not None
             or self._last_beat is not None
+            or self._object_beat is not None
             or type(self).disconnect is not Handshake.disconnect
         )
 
@@ -421,10 +453,13 @@ class SSEView(Session):
             await self._members.leave()
         try:
             await self.disconnect()
-        except Exception:
+        except Exception as error:
             logger.exception("%s.disconnect() failed.", type(self).__qualname__)
+            self.tell_failure(error)
         if self._last_beat is not None:
             await settle(self._last_beat)
+        if self._object_beat is not None:
+            await stop(self._object_beat)
 
     @property
     def followed_topics(self) -> tuple[str, ...]:
@@ -453,6 +488,7 @@ class SSEView(Session):
         except Exception as error:
             if not _only_closed(error):
                 logger.exception("%s.%s() failed.", type(self).__qualname__, name)
+                self.tell_failure(error)
                 self.end("error")
 
     def _on_beat(self, beat: bytes | ServerSentEvent) -> None:
@@ -461,12 +497,25 @@ class SSEView(Session):
         # A connection that takes nothing needs no sign of life, and its memory is bounded.
         if outbox is None or outbox.blocked or self.close_reason is not None:
             return
-        if isinstance(beat, ServerSentEvent):
-            data = beat.data
-            if data is not None:
-                data = self.serialize(data)
-            beat = encode_fields(data, beat.event, beat.id, beat.retry, beat.comments)
-        outbox.put(beat)
+        if isinstance(beat, bytes):
+            outbox.put(beat)
+        elif beat.data is None or isinstance(beat.data, str):
+            outbox.put(beat.encode())
+        elif self._object_beat is None:
+            # By the way of send(), which may take a thread; the next beat waits for this one.
+            self._object_beat = asyncio.get_running_loop().create_task(
+                self._send_beat(beat), context=self._context
+            )
+
+    async def _send_beat(self, beat: ServerSentEvent) -> None:
+        try:
+            await self.send(beat)
+        except StreamClosed:
+            pass
+        except Exception:
+            logger.exception("The heartbeat of %s failed.", type(self).__qualname__)
+        finally:
+            self._object_beat = None
 
     def _own_heartbeat(self) -> Heartbeat:
         own = self.heartbeat

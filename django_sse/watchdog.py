@@ -42,7 +42,7 @@ class Watchdog:
         self._loop.call_later(delay, self._round, context=Context())
 
     def _round(self) -> None:
-        streams = [stream for stream in roster.streams() if stream.loop is self._loop]
+        streams = [stream for stream in roster.streams() if stream.event_loop is self._loop]
         self._suspects = {
             s: seen for s, seen in self._suspects.items() if s.close_reason != "client"
         }

@@ -8,7 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from django.core.checks import CheckMessage
+from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
+
+#: The hint of what is wrong in a broker's settings.
+BROKERS = "The page docs/brokers.md has the options of each broker."
 
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 
@@ -172,5 +176,9 @@ class Broker(ABC):
 
     @classmethod
     def check(cls, location: str, options: Mapping[str, Any]) -> list[CheckMessage]:
-        """Return what the system check framework should say of these settings."""
+        """Return what the system checks say of these settings; by default, what making one raises."""
+        try:
+            cls(location, options).close()
+        except ImproperlyConfigured as error:
+            return [Error(str(error), hint=BROKERS, id="django_sse.E018")]
         return []

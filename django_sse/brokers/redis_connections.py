@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequen
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
@@ -132,6 +133,13 @@ class Connector:
                     f'DJANGO_SSE["BROKER"] must not set {name!r} for redis-py, neither in LOCATION '
                     'nor in OPTIONS["CLIENT"]: RedisBroker does.'
                 )
+        path = urlsplit(location).path.strip("/")
+        if path and not path.isdecimal() and not location.startswith("unix:"):
+            # redis-py takes the database 0 then, without a word.
+            raise ImproperlyConfigured(
+                'DJANGO_SSE["BROKER"]["LOCATION"] ends with the number of a database, as in '
+                f"redis://127.0.0.1:6379/0, got {path!r}."
+            )
         self.database = int(kwargs.get("db") or 0)
 
     def make_for_thread(self, timeout: float) -> ThreadConnection:

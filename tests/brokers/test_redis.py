@@ -586,6 +586,7 @@ async def test_a_forked_process_has_connections_of_its_own(
         ("", {}, "LOCATION"),
         ("localhost:6379", {}, "LOCATION"),
         ("http://localhost", {}, "LOCATION"),
+        ("redis://localhost:6379/x", {}, "number of a database"),
         ("redis://localhost/0?protocol=3", {}, "protocol"),
         ("redis://localhost", {"CLIENT": {"decode_responses": True}}, "decode_responses"),
         ("redis://localhost", {"CLIENT": {"no_such_argument": 1}}, "no_such_argument"),

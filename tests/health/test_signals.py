@@ -27,7 +27,7 @@ from django_sse.brokers.redis import RedisBroker
 from django_sse.control import areports
 from django_sse.hub import get_hub
 from django_sse.signals import stream_closed, stream_opened
-from django_sse.testing import connect
+from django_sse.testing import StreamEnded, connect
 from tests.redis_server import RedisServer
 
 from .project.streams import Brief, Quiet, Recorded
@@ -177,7 +177,8 @@ async def test_numbers_tell_how_streams_ended(application: Any, settings: Any) -
                 assert refused.status_code == 503
             await brief.receive_end()
     async with connect(application, "/breaks/") as broken:
-        await broken.receive_end()
+        with pytest.raises(StreamEnded, match="is broken"):
+            await broken.receive_end()
     assert change() == {
         "opened": 3,
         "closed": 3,

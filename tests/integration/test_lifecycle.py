@@ -149,7 +149,8 @@ async def test_handler_that_fails_ends_the_stream(
     async with connect(app, "/chat/1/") as stream:
         assert (await stream.receive()).data == "joined"
         await get_channel_layer().group_send("room-1", {"type": "chat.fail"})
-        await stream.receive_end()
+        await stream.read()
+        assert "the handler is broken" in str(stream.failure)
     assert [entry["reason"] for entry in recorded("disconnect")] == ["error"]
     assert [entry.message for entry in caplog.records if entry.exc_info] == [
         "Chat.chat_fail() failed."
@@ -189,6 +190,7 @@ async def test_error_in_stream_ends_the_response_and_is_logged_once(
     async with connect(application(), "/breaks/") as stream:
         assert stream.status_code == 200
         assert await stream.read() == b":\n\ndata: before\n\n"
+        assert "stream() is broken" in str(stream.failure)
     [logged] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert (logged.name, logged.getMessage()) == ("django_sse", "Breaks.stream() failed.")
     assert logged.exc_info is not None

@@ -241,6 +241,8 @@ async def test_djangos_own_handler_serves_the_same_streams(
         for _ in range(2):
             async with connect(app, "/private/", user=ada) as stream:
                 assert (await stream.receive()).data == "open"
+                # What keeps GZipMiddleware off is not for clients.
+                assert "content-encoding" not in stream.headers
     assert [entry["reason"] for entry in recorded("disconnect")] == ["client", "client"]
     [logged] = [entry for entry in caplog.records if entry.name == "django_sse"]
     assert "django_sse.asgi.get_asgi_application()" in logged.getMessage()

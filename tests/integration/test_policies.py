@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.core.exceptions import (
+    BadRequest,
+    RequestDataTooBig,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+)
 from django.core.signals import got_request_exception
-from django.test import AsyncClient
+from django.test import AsyncClient, override_settings
 from django.urls import reverse
 from rest_framework.authtoken.models import Token
+from rest_framework.permissions import AllowAny
+from rest_framework.versioning import AcceptHeaderVersioning
 
-from django_sse import sse_path
+from django_sse import SSEView, sse_path
 from django_sse.testing import connect
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -268,13 +277,21 @@ async def test_body_that_cannot_be_read_is_refused(
 
 async def test_session_user_needs_the_csrf_token_to_post(application: Make, ada: User) -> None:
     app = application()
-    async with connect(app, "/echo/", method="POST", json={}, user=ada, headers=STREAM) as answer:
+    enforced = {"method": "POST", "json": {"a": 1}, "user": ada, "enforce_csrf_checks": True}
+    async with connect(app, "/echo/", headers=STREAM, **enforced) as answer:
         assert answer.status_code == 403
         assert "CSRF" in (await answer.json())["detail"]
     token = "a" * 32
     headers = {"Cookie": f"csrftoken={token}", "X-CSRFToken": token}
-    found = await echoed(app, "/echo/", method="POST", json={"a": 1}, user=ada, headers=headers)
+    found = await echoed(app, "/echo/", headers=headers, **enforced)
     assert (found["user"], found["data"]) == ("ada", {"a": 1})
+    # The testing kit brings one along, as Django's client does without.
+    for sessions in (False, True):
+        with override_settings(CSRF_USE_SESSIONS=sessions):
+            found = await echoed(
+                application(), "/echo/", method="POST", json={"n": Decimal(1)}, user=ada
+            )
+            assert found["data"] == {"n": "1"}
     # DRF enforces it for sessions only.
     key = (await Token.objects.acreate(user=ada)).key
     headers = {"Authorization": f"Token {key}"}
@@ -291,6 +308,61 @@ async def test_last_event_id_arrives_as_sent(application: Make) -> None:
     found = await echoed(app, "/echo/?last_event_id=query", headers={"Last-Event-ID": "header"})
     assert found["last_event_id"] == "header"
     assert (await echoed(app, "/echo/"))["last_event_id"] is None
+
+
+async def test_version_in_the_accept_header_is_known() -> None:
+    class Versioned(SSEView):
+        versioning_class = AcceptHeaderVersioning
+
+        async def stream(self) -> None:
+            await self.send(self.request.version)
+
+    view = Versioned.as_view()
+    view.cls.versioning_class = type(
+        "Versions", (AcceptHeaderVersioning,), {"allowed_versions": ["1", "2"]}
+    )
+    async with connect(view, headers={"Accept": "text/event-stream; version=2"}) as stream:
+        assert (await stream.receive()).data == "2"
+    async with connect(view, headers={"Accept": "text/event-stream; version=9"}) as answer:
+        assert answer.status_code == 406
+
+
+async def test_user_is_read_where_authentication_is_put_off(ada: User) -> None:
+    class Lazy(SSEView):
+        permission_classes = [AllowAny]
+
+        def perform_authentication(self, request: Any) -> None:
+            """As DRF's documentation has it."""
+
+        async def stream(self) -> None:
+            await self.send(self.user.username)
+
+    async with connect(Lazy, user=ada) as stream:
+        assert (await stream.receive()).data == "ada"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BadRequest("secret"), 400),
+        (SuspiciousOperation("secret"), 400),
+        (TooManyFieldsSent("secret"), 400),
+        (RequestDataTooBig("secret"), 413),
+    ],
+)
+async def test_errors_that_django_answers_with_a_page_are_json(
+    error: Exception, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing(SSEView):
+        async def connect(self) -> None:
+            raise error
+
+    async with connect(Refusing, headers=STREAM) as answer:
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/json"
+        assert "secret" not in str(await answer.json())
+    logged = [record.name for record in caplog.records if record.name.startswith("django.security")]
+    assert len(logged) == (not isinstance(error, BadRequest))
 
 
 # Errors and ends before the stream.

@@ -222,7 +222,7 @@ async def test_nothing_lazy_is_left_for_the_stream(
         ada.pk,
         {"a": "1"},
         None,
-        "application/json",
+        "text/event-stream",
         "http://testserver/echo/?a=1",
     ]
     assert queries == []

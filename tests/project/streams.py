@@ -187,6 +187,7 @@ class OwnErrors(Recorded):
     """Errors in a shape of the project's own."""
 
     permission_classes = [IsAuthenticated]
+    topics = ["own"]
 
     def get_exception_handler(self) -> Any:
         return own_errors

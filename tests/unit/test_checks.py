@@ -11,6 +11,7 @@ from django.core import checks, management
 from django.test import override_settings
 
 from django_sse import checks as own
+from django_sse.brokers.base import BROKERS
 from django_sse.checks import check_asgi, check_broker, check_settings
 from django_sse.conf import DEFAULTS, PARSERS
 from django_sse.events import ServerSentEvent
@@ -22,7 +23,8 @@ async def beat() -> ServerSentEvent:
 
 not_callable = ServerSentEvent("beat")
 HERE = __name__
-TABLE = "See the settings table"
+TABLE = "The settings table"
+REDIS = "django_sse.brokers.redis.RedisBroker"
 
 
 def found() -> list[tuple[Any, str, Any]]:
@@ -121,6 +123,8 @@ def test_missing_asgi_application_is_found(missing: str | None) -> None:
         (["manage.py", "runserver"], ["django.contrib.staticfiles"], ["django_sse.W002"]),
         (["manage.py", "runserver"], ["django.contrib.staticfiles", "daphne"], ["django_sse.W002"]),
         (["manage.py", "runserver", "8080"], [], ["django_sse.W002"]),
+        (["manage.py", "runserver", "--noasgi"], ["daphne"], ["django_sse.W002"]),
+        (["manage.py", "--verbosity", "1", "runserver"], [], ["django_sse.W002"]),
         (["manage.py", "runserver"], ["daphne", "django.contrib.staticfiles"], []),
         (["manage.py", "migrate"], [], []),
         (["manage.py"], [], []),
@@ -167,7 +171,37 @@ def test_broker_that_is_none_is_found(one_process: Any, backend: str, message: s
     assert error.id == "django_sse.E011"
     assert backend in error.msg
     assert message in error.msg
-    assert error.hint == own.DOCS
+    assert error.hint == BROKERS
+
+
+@pytest.mark.parametrize(
+    ("broker", "message"),
+    [
+        ({"OPTIONS": {"HISTORY": "5"}}, "['HISTORY'] must be a whole number above 0, got '5'"),
+        ({"OPTIONS": {"size": 5}}, "unknown option 'size'"),
+        ({"BACKEND": REDIS}, '["LOCATION"] must be a redis://'),
+        ({"BACKEND": REDIS, "LOCATION": "127.0.0.1:6379"}, '["LOCATION"] must be a redis://'),
+    ],
+)
+def test_broker_that_cannot_be_made_is_found(one_process: Any, broker: Any, message: str) -> None:
+    one_process.DJANGO_SSE = {"BROKER": broker}
+    [error] = check_broker()
+    assert error.id == "django_sse.E018"
+    assert message in error.msg
+    assert error.hint == BROKERS
+
+
+def test_library_that_is_missing_is_named(
+    one_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_process.DJANGO_SSE = {"BROKER": {"BACKEND": REDIS}}
+    for name in [name for name in sys.modules if name.startswith("django_sse.brokers.redis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    [error] = check_broker()
+    assert error.id == "django_sse.E011"
+    assert error.hint is not None
+    assert 'pip install "django-sse-views[redis]"' in error.hint
 
 
 @pytest.mark.parametrize("given", [5, {"BROKER": 5}])

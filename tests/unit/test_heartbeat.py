@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from rest_framework import serializers
 
 from django_sse import Heartbeat, ServerSentEvent, SSEView, StreamClosed
 from django_sse.heartbeat import Pulse
@@ -488,3 +491,70 @@ async def test_beats_never_fall_into_an_event() -> None:
     rest = [event for event in stream.blocks if event.id is None and event.data]
     assert rest
     assert set(rest) == {BEAT}
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_event_that_is_an_object_goes_the_way_of_send() -> None:
+    threads: set[int] = set()
+
+    class NameSerializer(serializers.Serializer[Any]):
+        def to_representation(self, instance: Any) -> Any:
+            threads.add(threading.get_ident())
+            return {"users": User.objects.count(), "name": instance.username}
+
+    def beat() -> ServerSentEvent:
+        return ServerSentEvent(User(username="ada"), event="beat")
+
+    class Beating(Quiet):
+        heartbeat = Heartbeat(FAST, beat)
+        serializer_classes = {User: NameSerializer}
+        serialize_in_thread = True
+
+    async with connect(Beating) as stream:
+        for _ in range(3):
+            assert (await stream.receive()).data == '{"users":0,"name":"ada"}'
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_event_that_is_an_object_which_cannot_be_sent_is_logged_and_beats_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    beats = iter([object(), {"n": 1}, {"n": 2}])
+
+    def beat() -> ServerSentEvent:
+        return ServerSentEvent(next(beats))
+
+    class Beating(Quiet):
+        heartbeat = Heartbeat(FAST, beat)
+
+    async with connect(Beating) as stream:
+        assert (await stream.receive()).data == '{"n":1}'
+        assert (await stream.receive()).data == '{"n":2}'
+    assert "The heartbeat of test_event_that_is_an_object_which" in caplog.text
+
+
+async def test_text_of_a_beat_goes_out_as_it_is() -> None:
+    class Enveloped(Quiet):
+        heartbeat = Heartbeat(FAST, lambda: ServerSentEvent("beat"))
+
+        def serialize(self, obj: Any) -> str:
+            return f"<{obj}>"
+
+    async with connect(Enveloped) as stream:
+        assert (await stream.receive()).data == "beat"
+
+
+async def test_start_heartbeat_takes_one_or_its_parts() -> None:
+    class Starting(SSEView):
+        heartbeat = None
+
+        async def stream(self) -> None:
+            with pytest.raises(TypeError, match="takes a Heartbeat alone"):
+                self.start_heartbeat(Heartbeat(5), event={"data": "x"})
+            with override_settings(DJANGO_SSE={"HEARTBEAT": {"PERIOD": FAST}}):
+                self.start_heartbeat(event={"data": "own"})
+            await asyncio.Event().wait()
+
+    async with connect(Starting) as stream:
+        assert (await stream.receive()).data == "own"

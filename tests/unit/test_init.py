@@ -46,3 +46,38 @@ def test_import_needs_no_settings(code: str) -> None:
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+WITHOUT_ACCOUNTS = """
+import asyncio
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["django_sse", "rest_framework"],
+    REST_FRAMEWORK={"UNAUTHENTICATED_USER": None, "DEFAULT_AUTHENTICATION_CLASSES": []},
+    SECRET_KEY="x", ROOT_URLCONF="tests.none",
+)
+import django
+django.setup()
+from django_sse import SSEView
+from django_sse.testing import connect
+
+class Open(SSEView):
+    recheck_period = 0.01
+    async def stream(self):
+        await self.send("a")
+        await asyncio.sleep(0.1)
+        await self.send("b")
+
+async def main():
+    async with connect(Open) as stream:
+        print(await stream.read())
+
+asyncio.run(main())
+"""
+
+
+def test_project_without_accounts_has_streams() -> None:
+    env = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_ACCOUNTS]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (str(b":\n\ndata: a\n\ndata: b\n\n"), "")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.test import override_settings
 from django.utils import translation
 from django.utils.functional import SimpleLazyObject
@@ -85,9 +85,11 @@ class Sending(SSEView):
             await self.send(obj)
 
 
-async def sent(view: Any, *objects: Any) -> list[str]:
+async def sent(view: Any, *objects: Any, fails: type[Exception] | None = None) -> list[str]:
     async with connect(view.as_view(objects=list(objects))) as stream:
         await stream.read()
+        if fails is not None:
+            assert isinstance(stream.failure, fails)
     return [event.data for event in stream.blocks if event.data is not None]
 
 
@@ -386,7 +388,8 @@ async def test_missing_serializer_ends_the_stream_cleanly(caplog: pytest.LogCapt
         async def disconnect(self) -> None:
             reasons.append(self.close_reason)
 
-    assert await sent(Ending, Point(1, 2), [Leaky()], Point(3, 4)) == ['{"x":1,"y":2}']
+    objects = Point(1, 2), [Leaky()], Point(3, 4)
+    assert await sent(Ending, *objects, fails=SerializerNotFound) == ['{"x":1,"y":2}']
     assert reasons == ["error"]
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.exc_info is not None
@@ -474,8 +477,9 @@ async def test_serializer_may_query_the_database_in_a_thread(
     assert len(set(threads)) == 1
     assert threading.main_thread() not in threads
     # Without it, Django itself says what is wrong, and nothing is half-sent.
-    assert await sent(InLoop, "first", customer) == ["first"]
-    assert "SynchronousOnlyOperation" in caplog.text
+    assert await sent(InLoop, "first", customer, fails=SynchronousOnlyOperation) == ["first"]
+    assert "Set test_serializer_may_query_the_database_in_a_thread" in caplog.text
+    assert "InLoop.serialize_in_thread = True, or make a list of a QuerySet" in caplog.text
 
 
 @pytest.mark.django_db(transaction=True)

@@ -217,7 +217,7 @@ async def test_client_may_leave_while_its_user_is_asked_for_again() -> None:
 
     class Slowly(BasePermission):
         def has_permission(self, request: Any, view: Any) -> bool:
-            if view.loop is not None:
+            if view.event_loop is not None:
                 asking.set()
                 assert answer.wait(5)
             return True
@@ -231,16 +231,17 @@ async def test_client_may_leave_while_its_user_is_asked_for_again() -> None:
     assert roster.streams() == []
 
 
-async def test_stream_that_is_abandoned_twice_ends_once() -> None:
+async def test_stream_that_is_abandoned_twice_ends_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons: list[str] = []
+    prepare = SSEView.prepare
 
-    class Abandoned(Endless):
-        async def prepare(self) -> None:
-            await super().prepare()
-            await self.abandon("closed")
-            await self.abandon("error")
-            raise RuntimeError("It was abandoned.")
+    async def give_up(view: SSEView) -> None:
+        await prepare(view)
+        await view.abandon("closed")
+        await view.abandon("error")
+        raise RuntimeError("It was abandoned.")
 
-    async with connect(Abandoned.as_view(reasons=reasons)) as answer:
+    monkeypatch.setattr(SSEView, "prepare", give_up)
+    async with connect(Endless.as_view(reasons=reasons)) as answer:
         assert answer.status_code == 500
     assert reasons == ["closed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -18,15 +19,19 @@ from rest_framework import serializers
 from django_sse import (
     Heartbeat,
     InvalidEvent,
+    SerializerNotFound,
     ServerSentEvent,
     SSEView,
     StreamClosed,
     StreamFinished,
     apublish,
+    sse_path,
+    tasks,
 )
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.testing import connect
+from django_sse.roster import roster
+from django_sse.testing import StreamEnded, connect
 
 OPENING = b":\n\n"
 
@@ -207,6 +212,7 @@ async def test_generator_is_closed_when_its_event_cannot_be_sent(
 
     async with connect(Wrong) as stream:
         assert await stream.read() == OPENING + b"data: a\n\n"
+        assert isinstance(stream.failure, SerializerNotFound)
     assert closed == [None]
     assert len(errors(caplog)) == 1
 
@@ -256,7 +262,11 @@ async def test_disconnect_runs_once_with_the_reason() -> None:
         view, reasons = scripted(script)
         async with connect(view) as stream:
             assert await stream.receive() == ServerSentEvent("a")
-            if script is not client:
+            if script is error:
+                with pytest.raises(StreamEnded, match="has failed: RuntimeError") as ended:
+                    await stream.receive_end()
+                assert ended.value.__cause__ is stream.failure is not None
+            elif script is not client:
                 await stream.receive_end()
         assert reasons == [script.__name__]
 
@@ -271,6 +281,7 @@ async def test_exception_is_logged_once_and_ends_the_response(
     view, reasons = scripted(script)
     async with connect(view) as stream:
         assert await stream.read() == OPENING + b"data: before\n\n"
+        assert isinstance(stream.failure, RuntimeError)
     assert reasons == ["error"]
     [record] = errors(caplog)
     assert record.name == "django_sse"
@@ -287,8 +298,9 @@ async def test_failing_disconnect_is_logged(caplog: pytest.LogCaptureFixture) ->
         async def disconnect(self) -> None:
             raise RuntimeError("a fault")
 
-    async with connect(Failing) as stream:
-        await stream.read()
+    with pytest.raises(RuntimeError, match="a fault"):
+        async with connect(Failing) as stream:
+            await stream.read()
     [record] = errors(caplog)
     assert record.getMessage().endswith("Failing.disconnect() failed.")
 
@@ -391,7 +403,8 @@ async def test_send_after_the_end_raises_and_is_not_logged(
             assert not self.is_open
             with pytest.raises(StreamClosed, match=r"Late cannot send yet.*Send in stream\(\)"):
                 await self.send("early")
-            await self.close()
+            with pytest.raises(StreamClosed, match=r"In connect\(\), raise StreamFinished"):
+                await self.close()
 
         async def stream(self) -> None:
             assert self.is_open
@@ -452,6 +465,7 @@ async def test_fault_beside_a_closed_stream_is_logged(caplog: pytest.LogCaptureF
     view, reasons = scripted(script)
     async with connect(view) as stream:
         await stream.read()
+        assert isinstance(stream.failure, ExceptionGroup)
     assert reasons == ["error"]
     assert len(errors(caplog)) == 1
 
@@ -640,6 +654,13 @@ def test_hook_that_is_a_coroutine_is_accepted(hook: Any) -> None:
         ("retry", -1, r"\.retry: retry must be a whole number of milliseconds"),
         ("retry", "5", r"\.retry: retry must be a whole number of milliseconds"),
         ("serializer_classes", {int: int}, r"\.serializer_classes must name"),
+        ("serializer_classes", [int], r"\.serializer_classes must be a dict of types"),
+        ("serializer_classes", {"shop.Order": int}, r"\.serializer_classes must have types as its"),
+        ("renderer_class", "json", r"\.renderer_class must be a subclass of rest_framework"),
+        ("groups", "orders", r"\.groups must be a list of channel-layer groups, got 'orders'"),
+        ("groups", ["a b"], r"\.groups must have names of ASCII letters.*got 'a b'"),
+        ("topics", [5], r"\.topics: A topic must be a str"),
+        ("topics", 5, r"\.topics: Topics must be a str or several, got 5"),
         ("overflow", "block", r"\.overflow must be one of"),
         ("recheck_period", "60", r"\.recheck_period must be a number of seconds"),
         ("recheck_period", -1, r"\.recheck_period must be a number of seconds"),
@@ -654,6 +675,146 @@ def test_attribute_that_is_wrong_is_refused(attribute: str, value: Any, message:
         type("Wrong", (SSEView,), {attribute: value, "stream": coroutine})
     with pytest.raises(ImproperlyConfigured, match="Scripted" + message):
         Scripted.as_view(**{attribute: value})
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"revoke": coroutine}, r"Wrong\.revoke takes the place of what SSEView needs"),
+        ({"announce": coroutine}, r"Wrong\.announce takes the place.*Give it another name"),
+        ({"event_loop": 3}, r"Wrong\.event_loop takes the place"),
+        ({"serialize": coroutine}, r"Wrong\.serialize\(\) must be a plain `def`"),
+    ],
+)
+def test_name_that_the_view_needs_itself_is_refused(members: Any, message: str) -> None:
+    for bases in ((SSEView,), (type("Mixin", (), members), SSEView)):
+        with pytest.raises(ImproperlyConfigured, match=message):
+            type("Wrong", bases, {"stream": coroutine, **members})
+
+
+def test_hook_is_no_argument_of_as_view() -> None:
+    for name in ("stream", "connect", "revoke"):
+        with pytest.raises(ImproperlyConfigured, match=rf"as_view\(\) takes.* {name} is none"):
+            Scripted.as_view(**{name: coroutine})
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, r"serialize\(\) must return a str, got None"),
+        (b"bytes", r"serialize\(\) must return a str, got b'bytes'"),
+    ],
+)
+async def test_serialize_has_to_return_text(returned: Any, message: str) -> None:
+    class Mute(SSEView):
+        def serialize(self, obj: Any) -> str:
+            return returned  # type: ignore[no-any-return]
+
+        async def stream(self) -> None:
+            with pytest.raises(TypeError, match=message):
+                await self.send({"a": 1}, event="never")
+            await self.send("text")
+
+    async with connect(Mute) as stream:
+        assert await stream.read() == OPENING + b"data: text\n\n"
+
+
+async def test_what_a_stream_returns_is_not_lost_in_silence() -> None:
+    class Returning(SSEView):
+        async def stream(self) -> Any:
+            return asynchronous_generator(self)
+
+    async with connect(Returning) as stream:
+        await stream.read()
+        assert "Returning returned <async_generator" in str(stream.failure)
+
+
+async def test_coroutine_that_was_not_awaited_is_named() -> None:
+    async def script(view: SSEView) -> None:
+        forgotten = coroutine(view)
+        with pytest.raises(TypeError, match="`await` it"):
+            await view.send(forgotten)
+        forgotten.close()
+
+    view, _ = scripted(script)
+    async with connect(view) as stream:
+        await stream.receive_end()
+
+
+@pytest.mark.parametrize("name", ["send_body", "send_headers", "send_response"])
+async def test_methods_of_a_plain_consumer_send_nothing(name: str) -> None:
+    arguments = {"send_body": (b"x",), "send_headers": (), "send_response": (200, b"x")}
+
+    async def script(view: SSEView) -> None:
+        with pytest.raises(TypeError, match=rf"Scripted\.{name}\(\) is of a plain Channels"):
+            await getattr(view, name)(*arguments[name])
+
+    view, _ = scripted(script)
+    async with connect(view) as stream:
+        assert await stream.read() == OPENING
+
+
+async def test_stream_that_swallows_its_cancellation_is_left_to_itself(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(tasks, "GOODBYE_SECONDS", 0.02)
+    swallowed = []
+    over = asyncio.Event()
+
+    async def script(view: SSEView) -> None:
+        await view.send("a")
+        while not over.is_set():
+            try:
+                await over.wait()
+            except asyncio.CancelledError:
+                swallowed.append(view.close_reason)
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        await stream.receive()
+    over.set()
+    assert reasons == ["client"]
+    assert swallowed == ["client"] * 4
+    assert "Scripted.stream() does not end when it is cancelled" in caplog.text
+
+
+async def test_stream_has_time_to_clean_up_after_its_cancellation() -> None:
+    cleaned = []
+
+    async def script(view: SSEView) -> None:
+        try:
+            await view.send("a")
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.3)
+            cleaned.append(view.close_reason)
+
+    view, reasons = scripted(script)
+    async with connect(view) as stream:
+        await stream.receive()
+    assert (cleaned, reasons) == (["client"], ["client"])
+
+
+async def test_close_in_disconnect_waits_for_nothing() -> None:
+    class Closing(Scripted):
+        async def disconnect(self) -> None:
+            began = asyncio.get_running_loop().time()
+            await self.close()
+            self.reasons.append((self.close_reason, asyncio.get_running_loop().time() - began))
+
+    async def script(view: SSEView) -> None:
+        await asyncio.Event().wait()
+
+    view, reasons = scripted(script, Closing)
+    async with connect(view) as stream:
+        await stream.receive_block()
+        for opened in roster.streams():
+            opened.shut_down()
+        await stream.receive_end()
+    [(reason, seconds)] = reasons
+    assert reason == "shutdown"
+    assert seconds < 0.5
 
 
 def test_attributes_that_are_right_are_accepted() -> None:
@@ -683,9 +844,20 @@ async def test_view_without_a_stream_says_so(caplog: pytest.LogCaptureFixture) -
     class Empty(SSEView):
         pass
 
-    async with connect(Empty) as stream:
+    class Choosy(SSEView):
+        async def connect(self) -> None:
+            pass
+
+    says = r"must define `async def stream\(self\)`, or topics"
+    with pytest.raises(ImproperlyConfigured, match=rf"Empty {says}"):
+        Empty.as_view()
+    with pytest.raises(ImproperlyConfigured, match=rf"SSEView {says}"):
+        sse_path("", SSEView)
+    assert Empty.as_view(topics=["a"])
+    # It might have refused everybody.
+    async with connect(Choosy) as stream:
         assert stream.status_code == 500
-    assert "Empty must define `async def stream(self)`" in caplog.text
+    assert re.search(rf"Choosy {says}", caplog.text)
 
 
 # Following topics.
@@ -725,6 +897,7 @@ async def test_follow_without_topics_says_so(caplog: pytest.LogCaptureFixture) -
     view, reasons = scripted(SSEView.follow)
     async with connect(view) as stream:
         assert await stream.read() == OPENING
+        assert isinstance(stream.failure, ImproperlyConfigured)
     assert reasons == ["error"]
     assert "Scripted has no topics to follow: define `topics`" in caplog.text
 
@@ -783,7 +956,9 @@ async def test_topics_of_the_class_that_are_wrong_are_a_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Wrong(Followed):
-        topics = ["a\n"]
+        @property
+        def topics(self) -> list[str]:  # type: ignore[override]
+            return ["a\n"]
 
     async with connect(Wrong.as_view(reasons=[])) as stream:
         assert stream.status_code == 500
