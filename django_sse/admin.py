@@ -108,7 +108,7 @@ class OpenStreamAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         matching = [stream for stream in streams if _mentions(stream, wanted.casefold())]
         matching.sort(key=lambda stream: -stream["age"])
         # A process with several event loops answers for each of them, with the same numbers.
-        open_by_process = {report["process"]: report["stats"]["open"] for report in found}
+        open_by_process = {report["id"]: report["stats"]["open"] for report in found}
         context = {
             **self.admin_site.each_context(request),
             "title": _("Open streams"),

@@ -83,15 +83,18 @@ class ASGIHandler(asgi.ASGIHandler):
         exchange = getattr(request, "scope", {}).pop(_EXCHANGE, None)
         if exchange is not None:
             exchange.keep_task()
+        streams = request._event_streams = []  # type: ignore[attr-defined]
         response = None
         try:
             response = await super().run_get_response(request)
         finally:
-            stream = request.__dict__.pop("_event_stream", None)
-            if stream is not None and response is not stream:
+            del request._event_streams  # type: ignore[attr-defined]
+            for stream in streams:
+                if response is stream:
+                    continue
                 if response is not None and response.streaming:
                     # A middleware answers with another stream, which may have ours inside.
-                    response._event_stream = stream  # type: ignore[attr-defined]
+                    response._event_stream = stream  # type: ignore[attr-defined, union-attr]
                 else:
                     await stream.abandon("client" if response is None else "closed")
         return response
@@ -110,6 +113,10 @@ class ASGIHandler(asgi.ASGIHandler):
                 send.view = view
             return
         replaced = response.__dict__.pop("_event_stream", None)
+        inner = response if isinstance(response, EventStreamResponse) else replaced
+        if inner is not None:
+            # Its content is sent by Django's handler, piece by piece; flow control is the server's.
+            inner.wire = send.wire
         try:
             await super().send_response(response, send)
         finally:
@@ -146,6 +153,11 @@ class _Exchange:
 
     async def __call__(self, message: Any) -> None:
         await self._send(message)
+
+    @property
+    def wire(self) -> Send:
+        """The server's own ``send``."""
+        return bare(self._send)
 
     async def receive(self) -> Any:
         # Django waits for a disconnect beside the view, and may consume it at the very moment of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -55,12 +56,13 @@ def _whole(name: str, unit: str, least: int = 1) -> Callable[[Any], int]:
 
 def _seconds(name: str) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value <= sys.float_info.max:
+        number = value.total_seconds() if isinstance(value, timedelta) else value
+        if type(number) not in (int, float) or not 0 < number <= sys.float_info.max:
             raise ImproperlyConfigured(
-                f'DJANGO_SSE["{name}"] must be a number of seconds above 0, got {value!r}.'
+                f'DJANGO_SSE["{name}"] must be a number of seconds above 0 or a timedelta, got '
+                f"{value!r}."
             )
-        return float(value)
+        return float(number)
 
     return parse
 

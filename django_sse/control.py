@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import logging
@@ -14,6 +15,7 @@ from collections import deque
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.db import transaction
 from django.utils.asyncio import async_unsafe
 
 from .brokers import get_broker
@@ -22,6 +24,7 @@ from .conf import conf
 from .events import EventDecoder, encode_head
 from .exceptions import BrokerError
 from .metrics import stats
+from .publishing import in_transaction
 from .roster import roster
 from .users import user_key
 
@@ -34,23 +37,38 @@ MAX_LISTED = 1000
 
 
 @async_unsafe("close_streams() waits for the broker: use `await aclose_streams(…)`.")
-def close_streams(*, user: Any = None, topic: str | None = None, stream: str | None = None) -> None:
+def close_streams(
+    *,
+    user: Any = None,
+    topic: str | None = None,
+    stream: str | None = None,
+    using: str | None = None,
+    on_commit: bool = True,
+) -> None:
     """End streams in all processes, as ``revoked``: those to which all apply that is given.
 
     ``user`` is a user or its primary key; ``stream`` is the id of one stream, as listed in the
-    admin. Returns when the broker has the order, which processes carry out as it reaches them.
-    Raises ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given.
+    admin. In a transaction of the database ``using``, it waits for the commit as ``publish()`` does,
+    unless ``on_commit=False``: who is cut off earlier would be let in again. Returns when the
+    broker has the order, which processes carry out as it reaches them. Raises ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given.
     """
-    order = _close_order(user, topic, stream)
-    get_broker().publish([CONTROL], _encode(order), timeout=conf.publish_timeout)
+    order = _encode(_close_order(user, topic, stream))
+    if on_commit and in_transaction(using):
+        transaction.on_commit(functools.partial(_give, order), using=using)
+    else:
+        _give(order)
 
 
 async def aclose_streams(
     *, user: Any = None, topic: str | None = None, stream: str | None = None
 ) -> None:
-    """Do the same as ``close_streams()`` from a coroutine."""
+    """Do the same as ``close_streams()`` from a coroutine, at once."""
     order = _close_order(user, topic, stream)
     await get_broker().apublish([CONTROL], _encode(order), timeout=conf.publish_timeout)
+
+
+def _give(order: bytes) -> None:
+    get_broker().publish([CONTROL], order, timeout=conf.publish_timeout)
 
 
 def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,8 +84,8 @@ def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
         for stream in roster.streams():
             # A stream in its handshake has no loop yet; the loop that it will have is this one,
             # or another that carries out the order too.
-            if stream.event_loop in (loop, None) and _concerns(stream, order["close"]):
-                stream.revoke()
+            if stream.event_loop in (loop, None):
+                _close(stream, order["close"])
     elif "report" in order:
         answer = _encode(_report(loop, listed=bool(order.get("streams"))))
         task = loop.create_task(_answer(order["report"], answer))
@@ -145,16 +163,42 @@ def _concerns(stream: Any, wanted: dict[str, Any]) -> bool:
     )
 
 
+def _close(stream: Any, wanted: dict[str, Any]) -> None:
+    """Revoke a stream that an order concerns; what fails of a project's own costs this one only."""
+    try:
+        concerned = _concerns(stream, wanted)
+    except Exception:
+        # Who cannot be told from others must not go on listening because of it.
+        logger.exception("%s is ended: whose it is cannot be found.", type(stream).__qualname__)
+        concerned = True
+    if concerned:
+        try:
+            stream.revoke()
+        except Exception:
+            logger.exception("%s could not be ended.", type(stream).__qualname__)
+
+
 def _report(loop: asyncio.AbstractEventLoop, *, listed: bool) -> dict[str, Any]:
     streams = roster.streams() if listed else []
     # One that was told to end in this very turn is still there.
     mine = [it for it in streams if it.event_loop is loop and it.close_reason is None]
     return {
         "process": f"{platform.node()}:{os.getpid()}",
+        # Containers may share a name, and have the same number each.
+        "id": _process_id(),
         "time": time.time(),
         "stats": stats(),
         "streams": [row for row in map(_described, mine[:MAX_LISTED]) if row],
     }
+
+
+@functools.cache
+def _process_id_of(pid: int) -> str:
+    return uuid.uuid4().hex
+
+
+def _process_id() -> str:
+    return _process_id_of(os.getpid())  # A forked worker is another one.
 
 
 def _described(stream: Any) -> dict[str, Any] | None:

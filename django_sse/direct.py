@@ -9,7 +9,7 @@ Otherwise it declines, and the event goes by the server's ``send()``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .flow_control import Send
@@ -27,11 +27,13 @@ def shortcut_for(send: Send) -> Shortcut:
     """Return the shortcut behind a server's ``send``; one that always declines, where there is none."""
     if isinstance(send, functools.partial) and len(send.args) == 1:
         request = send.args[0]
-        if _is(request, "daphne.http_protocol", "WebRequest"):
+        if _is(request, "daphne.http_protocol", "WebRequest") and _has(request, _Daphne.NEEDS):
             return _Daphne(request)
-    cycle = getattr(send, "__self__", None)
-    if _is(cycle, "uvicorn.protocols.http.httptools_impl", "RequestResponseCycle") and all(
-        hasattr(cycle, name) for name in _Uvicorn.NEEDS
+    cycle: Any = getattr(send, "__self__", None)
+    if (
+        _is(cycle, "uvicorn.protocols.http.httptools_impl", "RequestResponseCycle")
+        and _has(cycle, _Uvicorn.NEEDS)
+        and hasattr(cycle.flow, "write_paused")
     ):
         return _Uvicorn(cycle)
     return _decline
@@ -39,6 +41,11 @@ def shortcut_for(send: Send) -> Shortcut:
 
 def _is(thing: object, module: str, name: str) -> bool:
     return type(thing).__module__ == module and type(thing).__qualname__ == name
+
+
+def _has(thing: object, names: Iterable[str]) -> bool:
+    """Return whether a server still has what is used of it, which is its own affair."""
+    return all(hasattr(thing, name) for name in names)
 
 
 def _decline(chunk: bytes, size: int) -> bool:
@@ -83,10 +90,14 @@ class _Daphne:
     HTTP/2 have other transports, and are declined.
     """
 
-    __slots__ = ("_request",)
+    NEEDS = ("_disconnected", "channel", "chunked", "finished", "sentLength", "startedWriting")
+    TRANSPORT_NEEDS = ("TLS", "_tempDataBuffer", "connected", "dataBuffer", "disconnecting")
+
+    __slots__ = ("_request", "_transport_is_known")
 
     def __init__(self, request: Any) -> None:
         self._request = request
+        self._transport_is_known = False
 
     def __call__(self, chunk: bytes, size: int) -> bool:
         request = self._request
@@ -100,8 +111,12 @@ class _Daphne:
         ):
             return False
         transport = channel.transport
+        if not self._transport_is_known:
+            self._transport_is_known = _is(transport, "twisted.internet.tcp", "Server") and _has(
+                transport, self.TRANSPORT_NEEDS
+            )
         if (
-            not _is(transport, "twisted.internet.tcp", "Server")
+            not self._transport_is_known
             or transport.TLS
             or not transport.connected
             or transport.disconnecting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
 from types import CoroutineType
@@ -15,6 +16,8 @@ try:
     import termios
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("django_sse")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -84,8 +87,12 @@ def producer_for(send: Send, writer: Pausable) -> Producer | None:
     """Register ``writer`` with the transport behind Daphne's ``send``; ``None`` on other servers."""
     if isinstance(send, functools.partial) and is_daphnes(send):
         request = send.args[0]
-        if request.channel is not None:
-            return Producer(request, writer)
+        try:
+            if request.channel is not None:
+                return Producer(request, writer)
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            # Another Daphne than those that are known, or somebody else's producer.
+            logger.warning("Daphne has no flow control for this stream.", exc_info=True)
     return None
 
 

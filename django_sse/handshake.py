@@ -126,21 +126,24 @@ class Handshake(APIView):
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
         """Run the handshake and return the response, rendered later by Django."""
-        if hasattr(request, "scope"):
-            # Now, since the signal may come while the stream is not there yet.
-            shutdown.watch(asyncio.get_running_loop())
-            # Who is authenticated before an order to end the user's streams is to get it.
-            await get_hub().heeded()
-        orders = newest_order()
-        response = await sync_to_async(self._admit)(request, *args, **kwargs)
-        if response is not None:
-            return response
-        try:
-            take_place(self, self.request)
-        except ComeBackLater as refusal:
-            if names_event_stream(request):
-                return self._dressed(come_back_response())
-            return await sync_to_async(self._refuse)(refusal)
+        if not hasattr(request, "scope"):
+            # Refused: under WSGI, whose event loop lives for this call only.
+            refusal_: Any = await sync_to_async(self._admit)(request, *args, **kwargs)
+            return refusal_  # type: ignore[no-any-return]
+        # Now, since the signal may come while the stream is not there yet.
+        shutdown.watch(asyncio.get_running_loop())
+        # Who is authenticated before an order to end the user's streams is to get it.
+        async with get_hub().heeding():
+            orders = newest_order()
+            response = await sync_to_async(self._admit)(request, *args, **kwargs)
+            if response is not None:
+                return response
+            try:
+                take_place(self, self.request)
+            except ComeBackLater as refusal:
+                if names_event_stream(request):
+                    return self._dressed(come_back_response())
+                return await sync_to_async(self._refuse)(refusal)
         connected = False
         try:
             await self.connect()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,17 @@ HEED_SECONDS = 1.0
 class Cohort:
     """The connections of one loop that follow exactly the same topics."""
 
-    __slots__ = ("_live", "_order", "_skipping", "_waiting", "batch", "last", "size", "topics")
+    __slots__ = (
+        "_live",
+        "_order",
+        "_skipping",
+        "_waiting",
+        "batch",
+        "dirty",
+        "last",
+        "size",
+        "topics",
+    )
 
     def __init__(self, topics: frozenset[str]) -> None:
         self.topics = topics
@@ -49,6 +60,8 @@ class Cohort:
         self.last: Message | None = None
         self.batch: list[Item] = []
         self.size = 0
+        #: Whether the hub is going to write what is in the batch.
+        self.dirty = False
         self._live: dict[Subscription, None] = {}
         self._waiting: dict[Subscription, None] = {}
         # What they were replayed is newer than what the listener has delivered so far.
@@ -114,7 +127,10 @@ class Cohort:
                 counters.sent += len(newer)
                 subscription.send(newer)
         for subscription in tuple(self._waiting):
-            subscription.hold(batch, size)
+            try:
+                subscription.hold(batch, size)
+            except Exception:
+                subscription.fail()
 
     def everyone(self) -> list[Subscription]:
         """Return all connections, live or not."""
@@ -134,14 +150,17 @@ class Hub:
         self._wanted: set[str] = set()
         self._dirty: list[Cohort] = []
         self._scheduled = False
-        # In the loop's time.
+        # In the loop's time; and the seconds that were spent on writing since the last rest.
         self._rests_until = 0.0
+        self._spent = 0.0
         # Subscribing and unsubscribing wait for the broker, and must not overtake each other.
         self._lock = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
         self._heeding: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closer: asyncio.Task[None] | None = None
+        # Handshakes under way that are not in the roster yet.
+        self._guests = 0
         self._opened = loop.time()
         self.closed = False
 
@@ -169,7 +188,7 @@ class Hub:
             cohorts.remove(cohort)
             if not cohorts:
                 del self._by_topic[topic]
-        if self._sweeper is None and not self.closed:
+        if not _runs(self._sweeper) and not self.closed:
             self._sweeper = self._loop.create_task(self._sweep(), context=Context())
         self.let_go()
 
@@ -188,19 +207,26 @@ class Hub:
     def flush(self) -> None:
         """Write what was delivered in this turn of the loop, and since the last writing.
 
-        After it, the hub rests for as long as it took. What comes meanwhile is joined: where
-        events come faster than they can be written one by one, that makes fewer and larger
-        writes of them, and leaves half of the loop's time to others.
+        After it, the hub rests for as long as the writing took. What comes meanwhile is joined, up
+        to ``CHUNK``: where events come faster than they can be written one by one, that makes fewer
+        and larger writes of them, and leaves the loop's time to others.
         """
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
-        if not dirty:
-            return
-        began = self._loop.time()
         for cohort in dirty:
+            cohort.dirty = False
+            self._write(cohort)
+        self._rests_until = self._loop.time() + min(self._spent, LONGEST_REST)
+        self._spent = 0.0
+
+    def _write(self, cohort: Cohort) -> None:
+        began = self._loop.time()
+        try:
             cohort.flush()
-        now = self._loop.time()
-        self._rests_until = now + min(now - began, LONGEST_REST)
+        except Exception:
+            # Of this cohort alone: others wait for the same callback.
+            logger.exception("Writing what was published failed.")
+        self._spent += self._loop.time() - began
 
     async def aclose(self) -> None:
         """Close the listener. The next follower gets a new hub."""
@@ -220,28 +246,37 @@ class Hub:
 
     def heed(self) -> None:
         """Listen to what concerns all streams; until ``LINGER`` seconds after the last one."""
-        if self._heeding is None:
+        if CONTROL not in self._subscribed and not _runs(self._heeding):
             self._heeding = self._loop.create_task(self._heed(), context=Context())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.let_go()
 
-    async def heeded(self) -> None:
-        """Return when orders to all streams are heard; soon, even where the broker is away.
+    @asynccontextmanager
+    async def heeding(self) -> AsyncIterator[None]:
+        """Hear orders to all streams within the block, in which a stream is let in.
 
-        The first streams of a process wait for it, so that none misses an order that is given
-        while it is authenticated. Where the broker is away, nobody can give one.
+        The first streams of a process wait for it as they enter, so that none misses an order that
+        is given while it is authenticated; soon, even where the broker is away: nobody can give one
+        then.
         """
-        self.heed()
-        if CONTROL not in self._subscribed and self._heeding is not None:
-            left = self._opened + HEED_SECONDS - self._loop.time()
-            if left > 0:
-                await asyncio.wait([self._heeding], timeout=left)
+        self._guests += 1
+        try:
+            self.heed()
+            if CONTROL not in self._subscribed and self._heeding is not None:
+                left = self._opened + HEED_SECONDS - self._loop.time()
+                if left > 0:
+                    await asyncio.wait([self._heeding], timeout=left)
+            yield
+        finally:
+            self._guests -= 1
 
     async def _heed(self) -> None:
         try:
             await self.subscribe([CONTROL])
         except Exception:
             logger.exception("A process cannot hear what ends streams everywhere.")
-            self._heeding = None
 
     def let_go(self) -> None:
         """Close the listener in a while, unless there are followers or streams by then."""
@@ -254,18 +289,21 @@ class Hub:
             return
         item: Item | None = None
         for topic in message.topics:
-            for cohort in self._by_topic.get(topic, ()):
+            # A copy: who overflows meanwhile may take a cohort along, and another must not be
+            # skipped for it.
+            for cohort in tuple(self._by_topic.get(topic, ())):
                 if cohort.last is message:
                     continue  # It follows several of the message's topics.
                 cohort.last = message
                 if item is None:
                     item = (message, message.encode())
-                if not cohort.batch:
+                if not cohort.dirty:
+                    cohort.dirty = True
                     self._dirty.append(cohort)
                 cohort.batch.append(item)
                 cohort.size += len(item[1])
                 if cohort.size >= CHUNK:
-                    cohort.flush()
+                    self._write(cohort)
         if self._dirty and not self._scheduled:
             self._scheduled = True
             if self._rests_until > self._loop.time():
@@ -289,19 +327,23 @@ class Hub:
                     await self.listener.unsubscribe(unused)
         except Exception:
             logger.exception("A broker's listener could not unsubscribe.")
-        finally:
-            self._sweeper = None
 
     def _expire(self) -> None:
         self._timer = None
         # One in its handshake has no loop yet: it may be this one.
-        if any(stream.event_loop in (self._loop, None) for stream in roster.streams()):
+        if self._guests or any(
+            stream.event_loop in (self._loop, None) for stream in roster.streams()
+        ):
             self.let_go()
         elif not self._cohorts and not self.closed:
             # At once, so that nobody comes in before the task has its first turn.
             self._retire()
             # The reference keeps the task.
             self._closer = self._loop.create_task(self.aclose(), context=Context())
+
+
+def _runs(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and not task.done()
 
 
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}

@@ -35,6 +35,7 @@ class Outbox:
         "_steppable",
         "_task",
         "_waiters",
+        "_wire",
         "gone",
         "on_failed",
         "on_ready",
@@ -48,8 +49,11 @@ class Outbox:
         send: Send,
         loop: asyncio.AbstractEventLoop,
         scope: Mapping[str, Any] = MappingProxyType({}),
+        wire: Send | None = None,
     ) -> None:
+        """Take ``wire``: the server's own ``send``, where what is sent takes another way to it."""
         self._send = send
+        self._wire = send if wire is None else wire
         self._scope = scope
         self._loop = loop
         self._steppable = can_be_stepped(send)
@@ -72,7 +76,7 @@ class Outbox:
         self.on_ready: Callable[[], None] | None = None
         #: Called with what the server, or a middleware around it, raised; nothing is sent then.
         self.on_failed: Callable[[BaseException], None] | None = None
-        self._producer = producer_for(send, self)
+        self._producer = producer_for(self._wire, self)
 
     def put(self, data: bytes) -> None:
         """Add whole events; they leave by the end of this turn of the event loop. Never waits."""
@@ -147,7 +151,7 @@ class Outbox:
 
         Where the server doesn't tell, what it took itself stands for what the client took.
         """
-        left = unsent(self._send, self._scope)
+        left = unsent(self._wire, self._scope)
         if not left and not self.blocked:
             return None
         return self.written - (left or 0)
@@ -156,7 +160,7 @@ class Outbox:
         """Drop what waits, and close the connection without waiting for the client."""
         if not self.gone:
             self.abandon()
-            abort(self._send, self._scope)
+            abort(self._wire, self._scope)
 
     def abandon(self) -> None:
         """Drop what waits: the client is gone. Whoever waits in ``drain()`` goes on."""

@@ -13,6 +13,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import QuerySet
+from django.db.transaction import TransactionManagementError
 from django.utils.asyncio import async_unsafe
 from rest_framework.renderers import JSONRenderer
 
@@ -55,11 +56,12 @@ def publish(
 
     Raises ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound`` at
     once; ``PublishFailed`` when the broker did not confirm the event within ``PUBLISH_TIMEOUT``
-    seconds, as the transaction commits where it waited for that; ``SynchronousOnlyOperation`` on
-    a thread with a running event loop.
+    seconds, as the transaction commits where it waited for that; ``TransactionManagementError``
+    where autocommit is off, outside of an atomic block; ``SynchronousOnlyOperation`` on a thread
+    with a running event loop.
     """
     names, head, tail = _encode(topics, data, event, retry, comments, key, serializer)
-    if on_commit and _in_transaction(using):
+    if on_commit and in_transaction(using):
         transaction.on_commit(partial(_send, names, head, tail, key), using=using)
         return None
     return _send(names, head, tail, key)
@@ -177,10 +179,17 @@ def _text(data: Any, serializer: SerializerClass | None) -> str:
     return _threads.writer.write(data)
 
 
-def _in_transaction(using: str | None) -> bool:
+def in_transaction(using: str | None) -> bool:
+    """Return whether there is a transaction whose commit is to be waited for."""
     # Asked before transaction.on_commit(), which may open a connection to find out.
     connection = transaction.get_connection(using or DEFAULT_DB_ALIAS)
     if not connection.in_atomic_block:
+        if connection.connection is not None and not connection.autocommit:
+            # As transaction.on_commit() says: nobody would tell of the commit.
+            raise TransactionManagementError(
+                "publish() cannot wait for the commit of a transaction that is managed by hand. "
+                "Publish after it, with on_commit=False."
+            )
         return False
     # The transactions that Django's TestCase opens are never committed: as in production, what is
     # published outside of the test's own transactions is sent at once.

@@ -11,7 +11,7 @@ from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
 
 from .handshake import login_demanded
-from .users import is_authenticated, nobody
+from .users import is_authenticated, nobody, user_key, user_name
 
 
 def still_allowed(view: Any) -> bool:
@@ -72,4 +72,4 @@ def _reloaded(user: Any) -> Any:
 
 def _key(user: Any) -> Any:
     # Not type(user), which is a SimpleLazyObject after Django's middleware.
-    return None if user is None else (user.__class__.__name__, user.pk)
+    return None if user is None else (user.__class__.__name__, user_key(user) or user_name(user))

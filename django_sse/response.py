@@ -15,12 +15,16 @@ from django.http import HttpRequest, StreamingHttpResponse
 
 from .events import CONTENT_TYPE
 from .flow_control import Send
+from .roster import roster
 
 logger = logging.getLogger("django_sse")
 
 
 class Connection(Protocol):
     """What the response needs of a view: to be run on a connection, or to be let go."""
+
+    #: The server's own ``send``, where what is sent takes another way to it.
+    wire: Send | None
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None: ...
 
@@ -37,13 +41,17 @@ class EventStreamResponse(StreamingHttpResponse):
     def __init__(self, view: Connection, request: HttpRequest) -> None:
         self._view: Connection | None = view
         self._bridge: _Bridge | None = None
+        #: The server's own ``send``, where a handler knows it.
+        self.wire: Send | None = None
         self._loop = asyncio.get_running_loop()
         self._content = self._run(getattr(request, "scope", {}))
         super().__init__(self._content, content_type=CONTENT_TYPE)
         # GZipMiddleware passes by what is encoded. Compressed, each chunk would be a gzip member
         # of its own, of which browsers show the first only. The mark is not sent.
         self["Content-Encoding"] = "identity"
-        request._event_stream = self  # type: ignore[attr-defined]
+        # Our own handler asks for it. Nobody else may keep it by way of the request: it would never
+        # be let go where its client has left (the view holds the request).
+        request.__dict__.get("_event_streams", []).append(self)
 
     @property
     def untouched(self) -> bool:
@@ -75,6 +83,9 @@ class EventStreamResponse(StreamingHttpResponse):
     def close(self) -> None:
         """End the stream, where it was not taken over; as Django calls it, from any thread."""
         bridge, view = self._bridge, self.take()
+        if view is not None:
+            # At once: the event loop may be at its end, in a test, and the place would stay taken.
+            roster.leave(view)
         if bridge is not None or view is not None:
             try:
                 self._loop.call_soon_threadsafe(self._close, bridge, view)
@@ -100,6 +111,7 @@ class EventStreamResponse(StreamingHttpResponse):
         # __aiter__ of a response is called after its headers went out, or not at all (tests).
         _warn_once(getattr(self, "_handler_class", None))
         bridge = self._bridge = _Bridge()
+        view.wire = self.wire
         task = asyncio.ensure_future(view(scope, bridge.receive, bridge.send))
         task.add_done_callback(bridge.end)
         try:
@@ -163,7 +175,8 @@ def _warn_once(handler: type | None) -> None:
     if handler is ASGIHandler:
         text = (
             "A stream runs under Django's own ASGI handler, where it holds a thread and its "
-            "database connection for as long as it lives. Use django_sse.asgi."
+            "database connection for as long as it lives, and Daphne any amount of memory for a "
+            "client that does not read. Use django_sse.asgi."
             "get_asgi_application() in asgi.py, in the place of django.core.asgi's."
         )
     else:

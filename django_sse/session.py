@@ -31,7 +31,13 @@ from .recheck import still_allowed
 from .roster import roster
 from .shutdown import shutdown
 from .signals import stream_closed, stream_opened
-from .tasks import GOODBYE_SECONDS, forgive_cancellation, settle, stop
+from .tasks import (
+    GOODBYE_SECONDS,
+    LAST_PATIENCE,
+    forgive_cancellation,
+    settle,
+    stop,
+)
 from .threads import Lane, pool
 from .users import user_key, user_name
 from .watchdog import watchdog
@@ -63,6 +69,9 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     #: ``overflow``, ``stalled``, ``shutdown``, ``expired`` or ``revoked``; ``None`` while it is open.
     close_reason: str | None = None
 
+    #: The server's own ``send``, where what is sent takes another way to it.
+    wire: Send | None = None
+
     _outbox: Outbox | None = None
     _life: asyncio.Task[None] | None = None
     _lane: Lane | None = None
@@ -72,6 +81,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     _woken: bool = False
     _closing: asyncio.Event | None = None
     _over: bool = False
+    _counted: bool = False
     _released: bool = False
     _recheck_timer: asyncio.TimerHandle | None = None
     _rechecking: asyncio.Task[None] | None = None
@@ -294,7 +304,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             self._over = True
             if self._closing is not None:
                 self._closing.set()
-            if self._life is not None and not await stop(self._life):
+            patience = LAST_PATIENCE if shutdown.draining else None
+            if self._life is not None and not await stop(self._life, patience):
                 logger.error(
                     "%s.stream() does not end when it is cancelled, and is left to itself: let "
                     "asyncio.CancelledError pass.",
@@ -315,7 +326,9 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             _slim(self.request)
             await send(start)
         send = self.base_send
-        outbox = self._outbox = Outbox(send, loop, self.scope)
+        if self.wire is None:
+            self.wire = send
+        outbox = self._outbox = Outbox(send, loop, self.scope, self.wire)
         outbox.on_failed = self._on_failed
         # Headers go out with the first bytes only, and a client's onopen waits for them.
         retry = self._own_retry()
@@ -324,8 +337,9 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         self._start_timers(loop)
         self._life = loop.create_task(self.live(), context=self._context)
         counters.opened += 1
+        self._counted = True
         shutdown.watch(loop)
-        shutdown.ask(loop, send)
+        shutdown.ask(loop, self.wire)
         watchdog(loop).watch()
         get_hub().heed()
         # Both may have come between the handshake and this moment.
@@ -351,7 +365,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     def _recheck(self, period: float) -> None:
         assert self.event_loop is not None
         self._recheck_timer = self.event_loop.call_later(period, self._recheck, period)
-        if self._rechecking is None:
+        if self._rechecking is None or self._rechecking.done():
             self._rechecking = self.event_loop.create_task(
                 self._check_again(), context=self._context
             )
@@ -365,8 +379,6 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
                 "%s could not check its user again; it will be tried later.",
                 type(self).__qualname__,
             )
-        finally:
-            self._rechecking = None
 
     async def _attend(self, receive: Receive) -> None:
         """Wait for the end, whoever brings it, and let the response end as it should."""
@@ -432,6 +444,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
                     await self._outbox.finish()
             except TimeoutError:
                 logger.debug("A client did not take the rest of its stream in time.")
+                # A server that has given up on the stream may still wait for its connection.
+                self._outbox.abort()
 
     async def _release(self) -> None:
         """Run ``disconnect()`` and let go of everything; the first call counts."""
@@ -447,13 +461,26 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
                 await settle(asyncio.ensure_future(self._outbox.aclose()))
             self._outbox.abandon()
         if cleaning := self._clean():
-            await settle(cleaning)
+            await settle(cleaning, shutdown.seconds_left())
+            if not cleaning.done():
+                logger.error(
+                    "%s.disconnect() was not over before its process had to end.",
+                    type(self).__qualname__,
+                )
+                await stop(cleaning, LAST_PATIENCE)
         if self._lane is not None:
             pool.give_back(self._lane)
             self._lane = None
-        if self.event_loop is not None:
+        if self._counted:
             counters.closed[str(self.close_reason)] += 1
         roster.leave(self)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Undo the circles in which a stream stands, so that it is gone without a collection."""
+        if self._outbox is not None:
+            self._outbox.on_failed = None
+        self._life = self._rechecking = self._context = None
 
     async def announce(self) -> None:
         """Send ``stream_opened``; all of it, also where the stream ends meanwhile."""

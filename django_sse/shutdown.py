@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from contextvars import Context
 from types import FrameType
 from typing import Any
@@ -31,7 +32,11 @@ class Shutdown:
     def __init__(self) -> None:
         #: Each with the task that waits for its server's word, where there is one to wait for.
         self._loops: dict[asyncio.AbstractEventLoop, asyncio.Task[None] | None] = {}
-        self._previous: dict[int, Any] = {}
+        #: By signal, whoever handled it when it was hooked, the oldest first: a library may hook it
+        #: over us, and be hooked over in its turn.
+        self._previous: dict[int, list[Any]] = {}
+        self._depth = 0
+        self._deadline = 0.0
         self._pid = os.getpid()
         #: Whether new streams are refused, since the process ends.
         self.draining = False
@@ -61,17 +66,25 @@ class Shutdown:
             # None: it was not set by Python, which could not call it then. Who ignores a signal
             # lives on after it, and so do its streams.
             if current not in (None, signal.SIG_IGN, self._on_signal):
-                self._previous[number] = current
+                handlers = self._previous.setdefault(number, [])
+                if current not in handlers:
+                    handlers.append(current)
                 signal.signal(number, self._on_signal)
 
     def begin(self) -> None:
         """Refuse new streams, and end those that are open. Safe in a signal handler."""
+        if not self.draining:
+            self._deadline = time.monotonic() + conf.drain_seconds
         self.draining = True
         for loop in self._loops:
             try:
                 loop.call_soon_threadsafe(self._drain, loop)
             except RuntimeError:
                 logger.debug("An event loop was closed before its process ended.")
+
+    def seconds_left(self) -> float | None:
+        """Return how many seconds streams have left for their end; ``None`` where it is not near."""
+        return max(self._deadline - time.monotonic(), 0.1) if self.draining else None
 
     def start(self) -> None:
         """Take streams again: a server starts in this process, where another one has ended."""
@@ -83,19 +96,48 @@ class Shutdown:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.begin()
-        previous = self._previous.get(number)
-        if callable(previous):
+        handlers = self._previous.get(number) or [signal.SIG_DFL]
+        if self._depth >= len(handlers):
+            return
+        # Called by one that was hooked over us, we pass on to whoever was there before it.
+        previous = handlers[-1 - self._depth]
+        if not callable(previous):
+            self._end_by(number)
+            return
+        self._depth += 1
+        try:
             previous(number, frame)
+        finally:
+            self._depth -= 1
+
+    def _end_by(self, number: int) -> None:
+        """Do what would have happened without us, once the streams have ended: end, by this signal.
+
+        Hypercorn's workers are ended so by their parent, as soon as one of them is through.
+        """
+        # A second signal ends it at once.
+        signal.signal(number, signal.SIG_DFL)
+        loop = next((loop for loop in self._loops if loop.is_running()), None)
+        if loop is not None and len(roster):
+            loop.call_soon_threadsafe(self._raise_when_ended, loop, number)
         else:
-            # What would have happened without us: the process ends, by this signal.
-            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def _raise_when_ended(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        if len(roster) and time.monotonic() < self._deadline:
+            # Streams tell nobody of their end, and this is the process's last second or two.
+            loop.call_later(0.02, self._raise_when_ended, loop, number)
+        else:
             signal.raise_signal(number)
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         deadline = loop.time() + conf.drain_seconds
         for stream in roster.streams():
             if stream.event_loop is loop:
-                stream.shut_down(deadline)
+                try:
+                    stream.shut_down(deadline)
+                except Exception:
+                    logger.exception("%s could not be told of the end.", type(stream).__qualname__)
 
 
 shutdown = Shutdown()

@@ -39,14 +39,17 @@ def queued(scope: Mapping[str, Any]) -> int | None:
     Unknown is what cannot be found: on other systems than Linux, on Unix sockets, or where the
     scope names another client than the one that is connected.
     """
-    global _queues, _read_at  # noqa: PLW0603
+    global _queues, _read_at
     address = _address_of(scope)
     if address is None or fcntl is None:
         return None
     now = time.monotonic()
     if now - _read_at > FRESH_SECONDS:
-        _queues = {it: _queue(connection) for it, connection in _connections()}
-        _read_at = now
+        found: dict[_Address, int] = {}
+        for it, connection in _connections():
+            with contextlib.suppress(OSError):  # One that has no queue; of UDP, say.
+                found[it] = _queue(connection)
+        _queues, _read_at = found, now
     return _queues.get(address)
 
 
@@ -85,7 +88,7 @@ def _connections() -> Iterator[tuple[_Address, socket.socket]]:
         except OSError:
             continue
         try:
-            connection = socket.socket(fileno=copy)
+            connection = _socket_of(copy)
         except OSError:
             os.close(copy)  # Not a socket.
             continue
@@ -97,6 +100,14 @@ def _connections() -> Iterator[tuple[_Address, socket.socket]]:
                 yield (str(peer[0]), int(peer[1]), int(own[1])), connection
             except OSError:
                 continue  # Not connected, or not any more.
+
+
+def _socket_of(descriptor: int) -> socket.socket:
+    # With a default time limit, a new object makes the descriptor non-blocking, and with it all
+    # copies, which are others'.
+    if socket.getdefaulttimeout() is not None:
+        raise OSError("Sockets cannot be looked at where they have a default time limit.")
+    return socket.socket(fileno=descriptor)
 
 
 def _address_of(scope: Mapping[str, Any]) -> _Address | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection
 
 from .backlog import Backlog, Item
@@ -14,6 +15,7 @@ from .outbox import HIGH_WATER, Outbox, body_message
 
 logger = logging.getLogger("django_sse")
 
+_NOTHING: deque[Message] = deque()
 #: Events that are replayed at once to a connection that resumes.
 PAGE = 200
 
@@ -30,11 +32,14 @@ class Subscription:
         "_held",
         "_held_size",
         "_hub",
+        "_joining",
         "_limit",
+        "_live",
         "_on_lost",
         "_on_overflow",
         "_overflow",
         "_page",
+        "_told",
         "backlog",
         "cursor",
         "outbox",
@@ -60,11 +65,16 @@ class Subscription:
         self._on_lost = on_lost
         self._hub: Hub | None = None
         self._cohort: Cohort | None = None
-        # What the broker had stored, as far as it was asked.
-        self._page: list[Message] = []
-        # What came since, before join(). None: too much to be held, the broker is asked for it.
-        self._held: list[Message] | None = []
+        # What the broker had stored, as far as it was asked, and is not sent yet.
+        self._page: deque[Message] = deque()
+        # What came since, before the subscription is live. None: it was too much to be held, or
+        # the broker did not answer yet; it is asked for it.
+        self._held: deque[Message] | None = deque()
         self._held_size = 0
+        self._joining = False
+        self._live = False
+        # Whether the client was told the id from which it resumes.
+        self._told = False
 
     async def open(self, topics: Collection[str], last_event_id: str | None) -> None:
         """Subscribe, and find where to go on; waits for as long as the broker is away."""
@@ -87,40 +97,62 @@ class Subscription:
     async def join(self) -> None:
         """Send what came since the cursor, with the client's own pace, then be live.
 
-        Raises ``HistoryLost`` when the broker does not hold all of it any more, and
-        ``StreamClosed`` when the client has left.
+        Cancelled, it may be called again, and goes on where it was; once the subscription is live,
+        it does nothing. Raises ``HistoryLost`` when the broker does not hold all of it any more,
+        ``StreamClosed`` when the client has left, and ``RuntimeError`` where it runs already.
         """
-        hub, cohort, outbox = self._hub, self._cohort, self.outbox
-        if hub is None or cohort is None:
-            raise StreamClosed("The stream has ended.")
-        if not self.resumed:
+        if self._live:
+            return
+        if self._joining:
+            raise RuntimeError("follow() runs already: a stream follows its topics once.")
+        self._joining = True
+        try:
+            await self._join()
+        finally:
+            self._joining = False
+
+    async def _join(self) -> None:
+        hub, cohort = self._opened()
+        if not (self.resumed or self._told):
             # An id alone dispatches nothing, but is what the client resumes from.
-            outbox.put(b"id: %d-%d\n\n" % self.cursor)
+            self._told = True
+            self.outbox.put(b"id: %d-%d\n\n" % self.cursor)
         while True:
-            hub.flush()
-            messages, self._page = self._page, []
-            if not messages:
+            cohort.flush()
+            if not self._page:
                 if self._held is None:
                     await self._replay(hub, cohort.topics, self.cursor)
+                    self._opened()
                     continue
-                messages, self._held, self._held_size = self._held, [], 0
-            if not messages:
+                self._page, self._held, self._held_size = self._held, deque(), 0
+            if not self._page:
                 break
-            for message in messages:
-                if message.id > self.cursor:
-                    self.cursor = message.id
-                    outbox.put(message.encode())
-                    counters.sent += 1
-                    if outbox.size >= HIGH_WATER:
-                        await outbox.drain()
-                    if outbox.gone or self._cohort is None:
-                        raise StreamClosed("The stream has ended.")
-        outbox.flush()
+            while self._page:
+                await self._send_one(self._page.popleft())
+                self._opened()
+        self.outbox.flush()
+        self._opened()
+        # One for all, since one of its own takes 600 bytes.
+        self._page, self._held, self._live = _NOTHING, None, True
         cohort.set_live(self)
+
+    async def _send_one(self, message: Message) -> None:
+        if message.id > self.cursor:
+            self.cursor = message.id
+            self.outbox.put(message.encode())
+            counters.sent += 1
+            if self.outbox.size >= HIGH_WATER:
+                await self.outbox.drain()
+
+    def _opened(self) -> tuple[Hub, Cohort]:
+        """Return the hub and the cohort; raise ``StreamClosed`` once the stream has ended."""
+        if self._hub is None or self._cohort is None or self.outbox.gone:
+            raise StreamClosed("The stream has ended.")
+        return self._hub, self._cohort
 
     @property
     def newest(self) -> EventId:
-        """The id of the newest event that was given to the connection."""
+        """The id of the newest event that was handed out, whether it is written yet or waits."""
         last = None if self._cohort is None else self._cohort.last
         return self.cursor if last is None else max(self.cursor, last.id)
 
@@ -131,7 +163,7 @@ class Subscription:
             if self._held_size > self._limit:
                 self._held = None
             else:
-                self._held += [message for message, _ in batch]
+                self._held.extend(message for message, _ in batch)
 
     def send(self, batch: list[Item]) -> None:
         """Write messages that only this client gets in one piece."""
@@ -180,9 +212,15 @@ class Subscription:
 
     async def _replay(self, hub: Hub, topics: Collection[str], after: EventId) -> None:
         """Ask the broker for the next page of what it stored, and hold what comes meanwhile."""
-        self._held, self._held_size = [], 0
-        self._page = await hub.listener.replay(topics, after, PAGE)
-        if len(self._page) >= PAGE:
+        self._held, self._held_size = deque(), 0
+        try:
+            page = await hub.listener.replay(topics, after, PAGE)
+        except BaseException:
+            # Without the page, what is held stands behind a gap.
+            self._held = None
+            raise
+        self._page = deque(page)
+        if len(page) >= PAGE:
             # There is more, and what comes by then is asked for with it.
             self._held = None
 

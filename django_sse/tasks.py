@@ -22,18 +22,24 @@ PATIENCE_SECONDS = 10.0
 ATTEMPTS = 3
 
 
-async def stop(task: asyncio.Task[Any]) -> bool:
+#: The same, while the process ends.
+LAST_PATIENCE = 0.3
+
+
+async def stop(task: asyncio.Task[Any], patience: float | None = None) -> bool:
     """Cancel a task and wait for its end; return whether it came.
 
     A task may swallow a cancellation, and client libraries do at the wrong moment. It is cancelled
-    again after ``PATIENCE_SECONDS``, since it may be cleaning up, and left to itself in the end.
+    again after ``patience`` (``PATIENCE_SECONDS``), since it may be cleaning up, and left to itself
+    in the end.
     """
+    patience = PATIENCE_SECONDS if patience is None else patience
     task.cancel()
-    await settle(task, PATIENCE_SECONDS)
+    await settle(task, patience)
     for _ in range(ATTEMPTS):
         if not task.done():
             task.cancel()
-            await settle(task, GOODBYE_SECONDS)
+            await settle(task, min(patience, GOODBYE_SECONDS))
     return task.done()
 
 

@@ -69,10 +69,12 @@ class Lane(Executor):
         future: Future[T] = Future()
         call = functools.partial(fn, *args, **kwargs)
         with self._wake:
-            self._work.append((future, call))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="django_sse", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="django_sse", daemon=True)
+                # Raises where the system has no more threads: the next call tries again.
+                thread.start()
+                self._thread = thread
+            self._work.append((future, call))
             self._wake.notify()
         return future
 
@@ -96,13 +98,12 @@ class Lane(Executor):
     def _do(self, future: Future[Any], call: functools.partial[Any]) -> None:
         if not future.set_running_or_notify_cancel():
             return
-        self._remember_iterators(call)
         try:
+            self._remember_iterators(call)
             result = call()
         except BaseException as error:
             future.set_exception(error)
-            if any(c.errors_occurred for c in connections.all(initialized_only=True)):
-                _close_what_is_due()
+            _close_what_is_due(after_error=True)
         else:
             future.set_result(result)
 
@@ -125,10 +126,15 @@ class Lane(Executor):
                 self._iterating.update(a for a in argument.args if inspect.isgenerator(a))
 
 
-def _close_what_is_due() -> None:
-    """Treat the thread's connections as at the end of a request; what fails is logged."""
+def _close_what_is_due(*, after_error: bool = False) -> None:
+    """Treat the thread's connections as at the end of a request; what fails is logged.
+
+    After an error, only where one of them has failed: it is opened anew then.
+    """
     try:
-        close_old_connections()
+        opened = connections.all(initialized_only=True)
+        if not after_error or any(connection.errors_occurred for connection in opened):
+            close_old_connections()
     except Exception:
         # A thread that died of it would leave its streams waiting for ever.
         logger.warning("A database connection could not be closed.", exc_info=True)

@@ -66,7 +66,7 @@ class TicketAuthentication(BaseAuthentication):
         given = request.query_params.getlist(PARAMETER)
         if not given:
             return None
-        user = _user_of(given[0], request.path) if len(given) == 1 else None
+        user = _user_of(given[0], _path(request)) if len(given) == 1 else None
         if user is None:
             # Not a word on why: whoever holds a ticket knows, and nobody else should.
             raise AuthenticationFailed("The ticket is not valid here, or not any more.")
@@ -128,6 +128,12 @@ class TicketView(APIView):
         except Resolver404:
             return False
         return issubclass(getattr(match.func, "cls", object), Handshake)
+
+
+def _path(request: Any) -> str:
+    """Return the path as ``reverse()`` gives it, also where a proxy has taken its prefix off."""
+    prefix = str(request.META.get("SCRIPT_NAME", "")).rstrip("/")
+    return f"{prefix}{request.path_info}"
 
 
 def _user_of(ticket: str, path: str) -> Any:

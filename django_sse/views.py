@@ -79,6 +79,8 @@ class SSEView(Session):
 
     _handlers: ClassVar[frozenset[str]] = frozenset()
     _pulse: Pulse | None = None
+    # How often the stream has begun anew; tells a task that another has taken its place.
+    _generation: int = 0
     # The task of a heartbeat that was stopped while its callable ran.
     _last_beat: asyncio.Task[Any] | None = None
     # The task of a heartbeat whose event is an object.
@@ -252,8 +254,9 @@ class SSEView(Session):
         """Send the topics' events until the stream ends; does not return.
 
         Events published since the topics were subscribed, before ``stream()``, come first; those
-        that a resuming client missed, before them. Raises ``ImproperlyConfigured`` for a view
-        without topics.
+        that a resuming client missed, before them. Cancelled, it may be called again, and goes on
+        where it was. Raises ``ImproperlyConfigured`` for a view without topics, and
+        ``RuntimeError`` where it is called while it runs.
         """
         if self._subscription is None:
             raise ImproperlyConfigured(
@@ -332,6 +335,7 @@ class SSEView(Session):
     async def live(self, *, anew: bool = False) -> None:
         """Run ``stream()``, and see to it that its end is the connection's."""
         reason: str | None = "completed"
+        mine = self._generation
         try:
             if not anew:
                 if heartbeat := self._own_heartbeat():
@@ -347,7 +351,7 @@ class SSEView(Session):
             else:
                 await self._send_all(self.stream())
         except asyncio.CancelledError:
-            if self._life is not asyncio.current_task():
+            if self._generation != mine:
                 reason = None  # Another task has taken its place.
             elif self.close_reason is None:
                 # Not by us: we name a reason first.
@@ -355,7 +359,9 @@ class SSEView(Session):
                 logger.error("%s.stream() cancelled itself.", type(self).__qualname__)
             raise
         except Exception as error:
-            if not _only_closed(error):
+            if self._generation != mine and _only_closed(error):
+                reason = None
+            elif not _only_closed(error):
                 reason = "error"
                 logger.exception("%s.stream() failed.", type(self).__qualname__)
                 self.tell_failure(error)
@@ -419,6 +425,8 @@ class SSEView(Session):
             self.end("overflow")
             return
         previous = self._life
+        self._generation += 1
+        mine = self._generation
         # At once: nothing that is newer than what was lost may leave before the reset.
         if self._subscription is not None:
             self._subscription.close()
@@ -427,7 +435,7 @@ class SSEView(Session):
             if previous is not None:
                 await stop(previous)
             # Unless events were lost once more meanwhile, and another task is about it.
-            if self.close_reason is None and self._life is asyncio.current_task():
+            if self.close_reason is None and self._generation == mine:
                 await self.live(anew=True)
 
         self._life = asyncio.get_running_loop().create_task(again(), context=self._context)
@@ -443,7 +451,7 @@ class SSEView(Session):
         return (
             self._members is not None
             or self._last_beat is not None
-            or self._object_beat is not None
+            or not (self._object_beat is None or self._object_beat.done())
             or type(self).disconnect is not Handshake.disconnect
         )
 
@@ -460,6 +468,10 @@ class SSEView(Session):
             await settle(self._last_beat)
         if self._object_beat is not None:
             await stop(self._object_beat)
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._subscription = self._members = None
 
     @property
     def followed_topics(self) -> tuple[str, ...]:
@@ -485,6 +497,16 @@ class SSEView(Session):
             return
         try:
             await getattr(self, name)(message)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not we are cancelled: what the handler waited for was.
+            logger.exception("%s.%s() failed.", type(self).__qualname__, name)
+            self.tell_failure(
+                RuntimeError(f"{name}() was cancelled.").with_traceback(error.__traceback__)
+            )
+            self.end("error")
         except Exception as error:
             if not _only_closed(error):
                 logger.exception("%s.%s() failed.", type(self).__qualname__, name)
@@ -501,7 +523,7 @@ class SSEView(Session):
             outbox.put(beat)
         elif beat.data is None or isinstance(beat.data, str):
             outbox.put(beat.encode())
-        elif self._object_beat is None:
+        elif self._object_beat is None or self._object_beat.done():
             # By the way of send(), which may take a thread; the next beat waits for this one.
             self._object_beat = asyncio.get_running_loop().create_task(
                 self._send_beat(beat), context=self._context
@@ -514,8 +536,6 @@ class SSEView(Session):
             pass
         except Exception:
             logger.exception("The heartbeat of %s failed.", type(self).__qualname__)
-        finally:
-            self._object_beat = None
 
     def _own_heartbeat(self) -> Heartbeat:
         own = self.heartbeat

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextvars import Context
 from itertools import islice
 from typing import Any
 
 from .conf import conf
 from .roster import roster
+
+logger = logging.getLogger("django_sse")
 
 #: Seconds between two rounds, at most.
 PERIOD = 15.0
@@ -56,23 +59,31 @@ class Watchdog:
         looked = 0
         for stream in islice(streams, SLICE):
             looked += 1
-            stream.notice_loss()
-            taken = stream.bytes_taken()
-            if taken is None:
-                self._suspects.pop(stream, None)
-                continue
-            best, since = self._suspects.get(stream, (-1, now))
-            if taken > best:
-                self._suspects[stream] = (taken, now)
-            elif now - since >= limit:
-                del self._suspects[stream]
-                stream.stall()
+            try:
+                self._look_at(stream, now, limit)
+            except Exception:
+                # Of this stream alone: all others count on the next round.
+                logger.exception("%s could not be watched.", type(stream).__qualname__)
         if looked == SLICE:
             self._loop.call_soon(self._look, streams)
         else:
             present = set(roster.streams())
             self._suspects = {s: seen for s, seen in self._suspects.items() if s in present}
             self._later()
+
+    def _look_at(self, stream: Any, now: float, limit: float) -> None:
+        stream.notice_loss()
+        taken = stream.bytes_taken()
+        if taken is None:
+            self._suspects.pop(stream, None)
+            return
+        # Below zero at first: heads and frames are on their way too, and no bytes of the stream.
+        best, since = self._suspects.setdefault(stream, (taken, now))
+        if taken > best:
+            self._suspects[stream] = (taken, now)
+        elif now - since >= limit:
+            del self._suspects[stream]
+            stream.stall()
 
 
 _watchdogs: dict[asyncio.AbstractEventLoop, Watchdog] = {}

@@ -126,7 +126,7 @@ class RedisServer:
 
 
 class Proxy:
-    """A way to the server that can be cut, or fall silent without a word."""
+    """A way to the server that can be cut, fall silent without a word, or be slow to answer."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -136,6 +136,8 @@ class Proxy:
         self._frozen: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.accepted = 0
+        #: Seconds for which each answer is held back.
+        self.delay = 0.0
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -169,14 +171,21 @@ class Proxy:
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
         for source, target in ((reader, other_writer), (other_reader, writer)):
             self._writers.add(target)
-            task = asyncio.create_task(self._forward(source, target))
+            task = asyncio.create_task(self._forward(source, target, reader))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _forward(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        asking: asyncio.StreamReader,
+    ) -> None:
         try:
             with contextlib.suppress(OSError):
                 while data := await source.read(65536):
+                    if self.delay and source is not asking:
+                        await asyncio.sleep(self.delay)
                     if target not in self._frozen:
                         target.write(data)
                         await target.drain()

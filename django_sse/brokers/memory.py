@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -238,7 +239,8 @@ class MemoryListener(Listener):
             self._waiting.append(message)
             if not self._scheduled:
                 try:
-                    self._loop.call_soon_threadsafe(self._drain)
+                    # Not in the context of the publisher, which streams have no part in.
+                    self._loop.call_soon_threadsafe(self._drain, context=Context())
                 except RuntimeError:
                     # It was closed without close(); nobody is left to be told.
                     return False

@@ -27,6 +27,7 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -35,6 +36,8 @@ from .redis_script import Script
 
 #: Commands of one event loop that may be under way at once; each has its own connection.
 CONNECTIONS_PER_LOOP = 8
+# Seconds of the last try of what is too late already: 0 would mean not to wait at all.
+_SHORTEST = 0.001
 #: Connections of threads that are kept for later.
 IDLE_CONNECTIONS = 32
 
@@ -73,6 +76,9 @@ _FIXED: dict[str, Any] = {
 class ThreadConnection(Protocol):
     """What is used of ``redis.Connection``, which is typed in part only."""
 
+    #: When everything has to be over, in the time of ``time.monotonic()``.
+    deadline: float
+
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
     def send_command(self, *command: Any) -> None: ...
@@ -109,6 +115,28 @@ def pauses() -> Iterator[float]:
         limit = min(limit * 2, 2.0)
 
 
+class _Timed:
+    """Bounds all steps of a connection for threads together, where redis-py bounds each of them.
+
+    Connecting takes several: a password, a database's number, what the client is called.
+    """
+
+    deadline = 0.0
+
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> Any:
+        self._limit()
+        return super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        self._limit()
+        return super().read_response(*args, **kwargs)  # type: ignore[misc]
+
+    def _limit(self) -> None:
+        socket = getattr(self, "_sock", None)
+        if socket is not None:
+            socket.settimeout(max(self.deadline - time.monotonic(), _SHORTEST))
+
+
 class Connector:
     """Makes connections of both kinds to the server that ``LOCATION`` names."""
 
@@ -119,7 +147,8 @@ class Connector:
             kwargs = {**options, **_FIXED}
             self._threads: Any = redis.ConnectionPool.from_url(location, **kwargs)
             self._loops: Any = redis.asyncio.ConnectionPool.from_url(location, **kwargs)
-            self.make_for_thread(timeout=1)
+            self._timed = type("Timed", (_Timed, self._threads.connection_class), {})
+            self.make_for_thread(time.monotonic())
         except (ValueError, TypeError) as error:
             raise ImproperlyConfigured(
                 'DJANGO_SSE["BROKER"]["LOCATION"] must be a redis://, rediss:// or unix:// URL, '
@@ -142,11 +171,13 @@ class Connector:
             )
         self.database = int(kwargs.get("db") or 0)
 
-    def make_for_thread(self, timeout: float) -> ThreadConnection:
-        """Return an unconnected connection; no single step of it takes longer than ``timeout``."""
+    def make_for_thread(self, deadline: float) -> ThreadConnection:
+        """Return an unconnected connection, whose steps are over by its ``deadline`` together."""
+        timeout = max(deadline - time.monotonic(), _SHORTEST)
         limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         kwargs = self._threads.connection_kwargs | limits
-        connection: ThreadConnection = self._threads.connection_class(**kwargs)
+        connection: ThreadConnection = self._timed(**kwargs)
+        connection.deadline = deadline
         return connection
 
     def make_for_loop(self) -> LoopConnection:
@@ -182,8 +213,9 @@ class Connections:
             connection.disconnect()
             connection = None
         if connection is None:
-            connection = self._connector.make_for_thread(max(deadline - time.monotonic(), 0.001))
+            connection = self._connector.make_for_thread(deadline)
         try:
+            connection.deadline = deadline
             connection.connect()
             attempt.sent = True
             try:
@@ -273,7 +305,9 @@ class LoopConnections:
                 if isinstance(error, _REFUSED):
                     attempt.sent = False
                 await connection.disconnect(nowait=True)
-                await self.close_idle()
+                if isinstance(error, AWAY):
+                    # Where one has failed, the others are not worth finding out one by one.
+                    await self.close_idle()
                 raise
             if self._closed:
                 await connection.disconnect(nowait=True)
@@ -306,12 +340,23 @@ def _call(connection: ThreadConnection, command: Sequence[Any], deadline: float)
     # read_response() alone would wait for as long as the connection was once made for.
     if not connection.can_read(timeout=max(deadline - time.monotonic(), 0)):
         raise RedisTimeoutError("Redis did not answer in time.")
-    return connection.read_response()
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        raise _refined(error) from None
 
 
 async def _call_async(connection: LoopConnection, command: Sequence[Any]) -> Any:
     await connection.send_command(*command)
-    return await connection.read_response()
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        raise _refined(error) from None
+
+
+def _refined(error: ResponseError) -> Exception:
+    # Somebody else's script runs for long, and Redis does nothing for anybody meanwhile.
+    return BusyLoadingError(str(error)) if str(error).startswith("BUSY ") else error
 
 
 def _is_stale(connection: ThreadConnection) -> bool:

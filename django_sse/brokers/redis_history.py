@@ -15,7 +15,7 @@ from django_sse.exceptions import BrokerError
 
 from .base import FIRST, EventId, Message
 from .redis_connections import AWAY, Attempt, Connections, pauses
-from .redis_script import LATEST, READ, Names, Script, event_id, unpack
+from .redis_script import LATEST, NEW_AGE, READ, Names, Script, event_id, unpack
 
 logger = logging.getLogger("django_sse")
 
@@ -49,12 +49,13 @@ class Reading(NamedTuple):
     """What ``History.read()`` found.
 
     ``messages`` are those up to and including ``upto``, in order, once; of the topics in ``lost``
-    some are missing.
+    some are missing. ``fell_back`` says that Redis does not have what was heard from it before.
     """
 
     messages: list[Message]
     lost: set[str]
     upto: EventId
+    fell_back: bool = False
 
 
 class History:
@@ -76,10 +77,23 @@ class History:
         self._known.note(newest)
         return newest
 
-    async def read(self, after: Mapping[str, EventId], limit: int | None = None) -> Reading:
+    async def begin_age(self) -> EventId:
+        """Let no id from before be resumed from: nobody knows what is missing since. Returns the next."""
+        birth = event_id(await self._run(NEW_AGE, [self._names.ids], [str(self._known.id)]))
+        self._known.note(birth)
+        return birth
+
+    async def read(
+        self,
+        after: Mapping[str, EventId],
+        limit: int | None = None,
+        heard: Mapping[str, EventId] | None = None,
+    ) -> Reading:
         """Return what each of these topics has above its id, as of one moment.
 
-        With a ``limit``, the first so many messages of all topics together.
+        With a ``limit``, the first so many messages of all topics together. ``heard`` are the
+        newest ids of topics that came from Redis before: where it came back with less, and somebody
+        who knew no better has published since, the topic's next event follows an older one.
         Long histories are read in pieces. All of them end at the id that was the newest when
         the first was read, so that nothing below it is left out because its topic came first.
         """
@@ -87,6 +101,8 @@ class History:
         found: dict[EventId, Message] = {}
         lost: set[str] = set()
         upto: EventId | None = None
+        unsure = dict(heard or {})
+        fell_back = False
         taken = Counter[str]()
         while positions or upto is None:
             piece = dict(islice(positions.items(), TOPICS_PER_READ))
@@ -96,7 +112,17 @@ class History:
             now, last, birth, pages = await self._read_pages(piece, upto, count)
             if upto is None:
                 upto = last
-            for (topic, position), (trimmed, page) in zip(piece.items(), pages, strict=True):
+            for (topic, position), (trimmed, newest, page) in zip(
+                piece.items(), pages, strict=True
+            ):
+                if (before := unsure.pop(topic, None)) is not None:
+                    # What stands before the first entry above the position: there, or in its stead.
+                    found_before = event_id(page[0][1][1] if page else newest)
+                    forgotten = found_before == FIRST and before.milliseconds <= now - self._memory
+                    # In a new age, positions tell.
+                    if found_before < before and birth <= before and not forgotten:
+                        fell_back = True
+                        lost.add(topic)
                 if (
                     not birth <= position <= last
                     or event_id(trimmed) > position
@@ -110,7 +136,8 @@ class History:
                 taken[topic] += len(page)
                 if len(page) < count or (limit is not None and taken[topic] >= limit):
                     del positions[topic]
-        return Reading([found[position] for position in sorted(found)[:limit]], lost, upto)
+        messages = [found[position] for position in sorted(found)[:limit]]
+        return Reading(messages, lost, upto, fell_back)
 
     async def _read_pages(
         self, after: Mapping[str, EventId], upto: EventId | None, count: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextvars import Context
 from typing import Any
 
@@ -32,10 +32,11 @@ _NEVER = EventId(2**63, 0)
 class _Topic:
     """A subscribed topic. ``baseline`` is the newest id when Redis had confirmed it first."""
 
-    __slots__ = ("baseline", "held", "ready", "waiting")
+    __slots__ = ("baseline", "held", "newest", "ready", "waiting")
 
     def __init__(self) -> None:
         self.baseline = _NEVER
+        self.newest: EventId | None = None  # of its events that were heard
         self.ready = asyncio.Event()
         self.waiting = 0  # calls of subscribe() that wait for it
         self.held = False  # one of them has returned
@@ -114,13 +115,13 @@ class RedisListener(Listener):
     async def replay(
         self, topics: Collection[str], after: EventId, limit: int | None = None
     ) -> list[Message]:
-        messages, lost, _ = await self._history.read(dict.fromkeys(topics, after), limit)
-        if lost:
+        reading = await self._history.read(dict.fromkeys(topics, after), limit)
+        if reading.lost:
             raise HistoryLost(
-                f"Redis does not hold every event after {after} of {', '.join(sorted(lost))}, "
+                f"Redis does not hold every event after {after} of {', '.join(sorted(reading.lost))}, "
                 "or never gave that id."
             )
-        return messages
+        return reading.messages
 
     async def latest_id(self) -> EventId:
         return await self._history.latest()
@@ -163,7 +164,10 @@ class RedisListener(Listener):
         """Connect, catch up and stay live, until something fails."""
         connection = self._connector.make_for_loop()
         try:
-            subscribed = set(self._topics)
+            # Those of this moment. Who comes while it connects is not subscribed yet, and is taken
+            # up by the first round of _talk().
+            topics = dict(self._topics)
+            subscribed = set(topics)
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connection.connect()
                 await self._send(connection, "SUBSCRIBE", subscribed)
@@ -172,7 +176,7 @@ class RedisListener(Listener):
                 # they are in the streams when these are read, afterwards.
                 while not _is_pong(await connection.read_response()):
                     pass
-            await self._catch_up()
+            await self._catch_up(topics)
             if self._away:
                 self._away = False
                 logger.info("Connected to Redis again.")
@@ -180,15 +184,22 @@ class RedisListener(Listener):
         finally:
             await connection.disconnect(nowait=True)
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self, subscribed: Mapping[str, _Topic]) -> None:
         """Deliver what was missed; what is published meanwhile waits in the socket."""
-        topics = dict(self._topics)
+        topics = {name: it for name, it in subscribed.items() if self._topics.get(name) is it}
         positions = {
             name: max(topic.baseline, self._processed)
             for name, topic in topics.items()
             if topic.ready.is_set()
         }
-        messages, lost, upto = await self._history.read(positions)
+        heard = {name: it.newest for name, it in topics.items() if it.newest is not None}
+        messages, lost, upto, fell_back = await self._history.read(positions, heard=heard)
+        if fell_back:
+            # Who resumes from what came before must not do so: some of it may be missing.
+            upto = await self._history.begin_age()
+            messages, lost = [], set(positions)
+            for topic in topics.values():
+                topic.newest = None
         if lost := lost & self._topics.keys():
             logger.warning("Events of %d topics were lost while Redis was away.", len(lost))
             self._call(self._lost, frozenset(lost))
@@ -263,11 +274,14 @@ class RedisListener(Listener):
         self._processed = message.id
         self._known.note(message.id)
         # What is still on its way from an earlier subscription is below the baseline.
+        wanted = False
         for name in message.topics:
             topic = self._topics.get(name)
             if topic is not None and message.id > topic.baseline:
-                self._call(self._deliver, message)
-                return
+                topic.newest = message.id
+                wanted = True
+        if wanted:
+            self._call(self._deliver, message)
 
     def _call(self, callback: Callable[[Any], None], argument: Any) -> None:
         # One message that somebody chokes on must not take those behind it along.

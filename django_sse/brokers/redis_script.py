@@ -107,8 +107,8 @@ end
 return text(ms, seq)
 """)
 
-#: Returns the time, the newest id, the birth, and of each topic up to where it is trimmed and a
-#: page of its entries.
+#: Returns the time, the newest id, the birth, and of each topic up to where it is trimmed, its
+#: newest id ('0-0' where it is forgotten) and a page of its entries.
 #: KEYS: ids, then stream and newest of each topic.
 #: ARGV: known id, highest id wanted or '' for all, entries per page, then the id after which to
 #: start in each topic.
@@ -119,11 +119,22 @@ local upto = ARGV[2] ~= '' and ARGV[2] or last
 local topics = {}
 for i = 2, #KEYS, 2 do
   local oldest = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
-  local trimmed = oldest and oldest[2][2] or redis.call('GET', KEYS[i + 1]) or '0-0'
+  local newest = redis.call('GET', KEYS[i + 1]) or '0-0'
+  local trimmed = oldest and oldest[2][2] or newest
   local page = redis.call('XRANGE', KEYS[i], '(' .. ARGV[3 + i / 2], upto, 'COUNT', ARGV[3])
-  topics[#topics + 1] = {trimmed, page}
+  topics[#topics + 1] = {trimmed, newest, page}
 end
 return {string.format('%.0f', now), last, birth, topics}
+""")
+
+
+#: Begins a new age: what was given so far is not known to be all. Returns its first id.
+#: KEYS: ids. ARGV: known id.
+NEW_AGE = Script("""
+local now, ms, seq = state(KEYS[1], ARGV[1])
+local birth = text(math.max(now, ms) + 1, 0)
+redis.call('HSET', KEYS[1], 'birth', birth, 'last', birth)
+return birth
 """)
 
 

@@ -130,7 +130,9 @@ async def test_many_messages_wake_a_loop_once(
     wake = loop.call_soon_threadsafe
     calls = []
     monkeypatch.setattr(
-        loop, "call_soon_threadsafe", lambda *args: (calls.append(args), wake(*args))[1]
+        loop,
+        "call_soon_threadsafe",
+        lambda *args, **kwargs: (calls.append(args), wake(*args, **kwargs))[1],
     )
     ids = [put(broker, "a") for _ in range(1000)]
     assert len(calls) == 1

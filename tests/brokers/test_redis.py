@@ -6,7 +6,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django_sse.brokers import redis_connections, redis_history, redis_listener
 from django_sse.brokers.base import FIRST, Broker, EventId
 from django_sse.brokers.redis import RedisBroker
+from django_sse.brokers.redis_connections import Connector
+from django_sse.brokers.redis_listener import RedisListener
 from django_sse.exceptions import BrokerError, HistoryLost, PublishFailed
 from tests.brokers.conftest import MakeBroker
 from tests.brokers.ear import PATIENCE, TIMEOUT, Ear, eventually, publish
@@ -220,6 +223,130 @@ async def test_redis_that_came_back_with_less_is_noticed(
         assert new > forgotten
         await ear.until_id(new)
         assert ear.heads == [b"kept", b"forgotten", b"new"]
+
+
+async def test_redis_that_came_back_with_less_is_noticed_although_others_have_published(
+    tmp_path: Path, redis_broker: MakeBroker, listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path, appendonly=False) as server:
+        broker = redis_broker(server.url())
+        ear = listen(broker)
+        await ear.listener.subscribe(["a", "b"])
+        kept = await publish(broker, "a", b"kept")
+        server.save()
+        forgotten = await publish(broker, "a", b"forgotten")
+        await ear.until_id(forgotten)
+        server.kill()
+        # A process that has seen nothing is the first to publish, and its id is above all others.
+        early = asyncio.create_task(publish(redis_broker(server.url()), "a", b"early"))
+        with broker_is_held(ear):
+            server.start()
+            assert await early > forgotten
+        await ear.until(lambda: bool(ear.losses))
+        for old in kept, forgotten, early.result():
+            with pytest.raises(HistoryLost):
+                await ear.listener.replay(["a"], old)
+        new = await publish(redis_broker(server.url()), "a", b"new")
+        await ear.until_id(new)
+        assert ear.heads == [b"kept", b"forgotten", b"new"]
+        assert ear.losses == [frozenset({"a", "b"})]
+
+
+@contextmanager
+def broker_is_held(ear: Ear) -> Iterator[None]:
+    """Let no listener catch up within the block."""
+    go = asyncio.Event()
+    follow = RedisListener._follow
+
+    async def held(self: RedisListener) -> None:
+        await go.wait()
+        await follow(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RedisListener, "_follow", held)
+        yield
+        go.set()
+
+
+async def test_topic_that_comes_while_the_listener_connects_misses_nothing(
+    redis_server: RedisServer, redis_broker: MakeBroker, listen: Listen
+) -> None:
+    ear = listen(redis_broker())
+    connecting, go = asyncio.Event(), asyncio.Event()
+    connect = Connector.make_for_loop
+
+    def slow(self: Connector) -> Any:
+        connection = connect(self)
+        opened = connection.connect
+
+        async def hold() -> None:
+            connecting.set()
+            await go.wait()
+            await opened()
+
+        # Of the listener, which comes first.
+        if not connecting.is_set():
+            connection.connect = hold  # type: ignore[method-assign]
+        return connection
+
+    talk = RedisListener._talk
+
+    async def talk_later(self: RedisListener, *args: Any) -> None:
+        await asyncio.sleep(0.2)  # As on a network.
+        await talk(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connector, "make_for_loop", slow)
+        patch.setattr(RedisListener, "_talk", talk_later)
+        first = asyncio.create_task(ear.listener.subscribe(["a"]))
+        await connecting.wait()
+        second = asyncio.create_task(ear.listener.subscribe(["b"]))
+        await asyncio.sleep(0)
+        go.set()
+        await second
+        published = [await publish(redis_broker(), "b", b"%d" % number) for number in range(3)]
+        await ear.until_id(published[-1])
+    assert [message.id for message in ear.messages] == published
+    await first
+
+
+async def test_busy_redis_is_away_and_has_stored_nothing(
+    redis_server: RedisServer, redis_broker: MakeBroker, listen: Listen
+) -> None:
+    broker = redis_broker()
+    first = await publish(broker, "a", b"first")
+    redis_server("CONFIG", "SET", "lua-time-limit", "50")
+    script = "local t = redis.call('TIME')[1] + 2 while redis.call('TIME')[1] + 0 < t do end"
+    busy = asyncio.create_task(asyncio.to_thread(redis_server, "EVAL", script, "0"))
+    await asyncio.sleep(0.3)
+    for call in (
+        lambda: broker.publish(["a"], b"never", timeout=0.3),
+        lambda: asyncio.run(broker.apublish(["a"], b"never", timeout=0.3)),
+    ):
+        with pytest.raises(PublishFailed) as failed:
+            await asyncio.to_thread(call)
+        assert not failed.value.may_be_stored
+    ear = listen(broker)
+    # Held, until it is there again.
+    await ear.listener.subscribe(["a"])
+    assert await ear.listener.replay(["a"], first) == []
+    await busy
+
+
+async def test_connecting_and_publishing_are_over_in_time_together(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, password="secret") as server:
+        async with Proxy(server.port) as proxy:
+            proxy.delay = 0.4  # seconds for each of the password, the database, the script
+            broker = RedisBroker(server.url(3, port=proxy.port))
+            for call in (
+                lambda: broker.publish(["a"], b"x", timeout=1),
+                lambda: broker.latest_id(timeout=1),
+            ):
+                began = time.monotonic()
+                with pytest.raises(BrokerError):
+                    await asyncio.to_thread(call)
+                assert time.monotonic() - began < 1.4
+            broker.close()
 
 
 async def test_ids_that_fall_back_are_noticed_by_who_listens(

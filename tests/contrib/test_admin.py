@@ -157,7 +157,7 @@ def test_admin_shows_at_most_so_many(
         "last_id": None,
     }
     streams = [stream | {"id": f"node:1:{age}", "age": float(age)} for age in range(1, 6)]
-    report = {"process": "node:1", "stats": {"open": 9}, "streams": streams}
+    report = {"process": "node:1", "id": "1", "stats": {"open": 9}, "streams": streams}
     monkeypatch.setattr(admin, "reports", lambda **options: [report])
     monkeypatch.setattr(admin, "MAX_SHOWN", 3)
     page = browser.get(PAGE).content.decode()

@@ -18,7 +18,7 @@ from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.contrib import opentelemetry
-from django_sse.testing import connect
+from django_sse.testing import StreamEnded, connect
 
 
 class Away(MemoryBroker):
@@ -121,7 +121,8 @@ async def test_opentelemetry_spans_streams_at_their_end(
 
     async with connect(Failing.as_asgi(), "/") as stream:
         await stream.receive(timeout=5)
-        await stream.receive_end(timeout=5)
+        with pytest.raises(StreamEnded, match="is broken"):
+            await stream.receive_end(timeout=5)
     span = _only(exported)
     assert (span.name, span.status.status_code) == ("stream", StatusCode.ERROR)
     assert (span.attributes or {})["django_sse.close_reason"] == "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,10 @@ async def test_listener_goes_on_after_a_fault_of_its_own(
     faults = [RuntimeError("not foreseen")]
     catch_up = redis_listener.RedisListener._catch_up
 
-    async def failing(self: redis_listener.RedisListener) -> None:
+    async def failing(self: redis_listener.RedisListener, *args: Any) -> None:
         if faults:
             raise faults.pop()
-        await catch_up(self)
+        await catch_up(self, *args)
 
     monkeypatch.setattr(redis_listener.RedisListener, "_catch_up", failing)
     with RedisServer(tmp_path) as server:

@@ -28,7 +28,7 @@ def test_watching_goes_on_while_the_broker_is_away(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stats = {"open": 3, "opened": 5}
-    rounds: list[Any] = [BrokerError("gone"), [], [{"process": "a:1", "stats": stats}]]
+    rounds: list[Any] = [BrokerError("gone"), [], [{"process": "a:1", "id": "1", "stats": stats}]]
     slept: list[float] = []
 
     def reports(*, wait: float) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from django_sse.doctor import examine
+from django_sse.management.terminal import harmless
 
 
 class Command(BaseCommand):
@@ -73,9 +74,9 @@ class Command(BaseCommand):
             }
             for finding in diagnosis.findings:
                 self.stdout.write(
-                    f"{styles[finding.level](finding.level.ljust(7))}  {finding.text}"
+                    f"{styles[finding.level](finding.level.ljust(7))}  {harmless(finding.text)}"
                 )
                 if finding.remedy:
-                    self.stdout.write(f"         → {finding.remedy}")
+                    self.stdout.write(f"         → {harmless(finding.remedy)}")
         if count := len(diagnosis.problems):
             raise CommandError(f"{count} problem{'s' if count > 1 else ''} found.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import ArgumentParser
 from typing import Any
@@ -45,9 +46,11 @@ class Command(BaseCommand):
             data = sys.stdin.read().removesuffix("\n")
         if options["json"]:
             try:
-                data = json.dumps(json.loads(data), separators=(",", ":"), ensure_ascii=False)
-            except ValueError as error:
+                json.loads(data, parse_constant=_refuse)
+            except (ValueError, RecursionError) as error:
                 raise CommandError(f"DATA is no JSON: {error}") from error
+            # What it says is left as it is: numbers have any number of digits, and keys any order.
+            data = _SPACE.sub(lambda found: found[1] or "", data)
         if isinstance(get_broker(), MemoryBroker):
             self.stderr.write(
                 "The MemoryBroker belongs to one process: no server will see this event. "
@@ -64,3 +67,11 @@ class Command(BaseCommand):
         except SSEError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(str(event_id))
+
+
+# A text, or white space outside of one.
+_SPACE = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is none of its numbers")

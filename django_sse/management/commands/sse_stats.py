@@ -16,6 +16,7 @@ from django_sse.brokers import get_broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.control import reports
 from django_sse.exceptions import BrokerError
+from django_sse.management.terminal import harmless
 
 #: The columns of the table, by their names in ``django_sse.stats()``.
 COLUMNS = (
@@ -81,7 +82,9 @@ class Command(BaseCommand):
         else:
             rows = [["process", *COLUMNS]]
             for name, numbers in [*sorted(processes.items()), ("all", total)]:
-                rows.append([name, *(f"{numbers.get(column, 0):,}" for column in COLUMNS)])
+                rows.append(
+                    [harmless(name), *(f"{numbers.get(column, 0):,}" for column in COLUMNS)]
+                )
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
             for first, *rest in rows:
                 cells = [text.rjust(width) for text, width in zip(rest, widths[1:], strict=True)]
@@ -107,4 +110,11 @@ def _ask(wait: float) -> dict[str, dict[str, int]]:
             "that is very busy may need a longer --wait."
         )
     # A process with several event loops answers for each of them, with the same numbers.
-    return {report["process"]: report["stats"] for report in found}
+    processes = {report["id"]: report for report in found}
+    names = Counter(report["process"] for report in processes.values())
+    return {
+        report["process"]
+        if names[report["process"]] == 1
+        else f"{report['process']}:{id[:6]}": report["stats"]
+        for id, report in processes.items()
+    }

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Collection
 from typing import Any
@@ -18,6 +17,7 @@ from django_sse.brokers.base import EventId, Message
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.events import EventDecoder, split_lines
 from django_sse.exceptions import HistoryLost, InvalidTopic
+from django_sse.management.terminal import harmless, harmless_json
 from django_sse.publishing import check_topics
 
 
@@ -49,6 +49,8 @@ class Command(BaseCommand):
             topics = check_topics(options["topics"])
         except InvalidTopic as error:
             raise CommandError(str(error)) from error
+        if options["count"] < 0:
+            raise CommandError(f"--count takes a number from 0 on, got {options['count']}.")
         since = None
         if options["since"] is not None:
             since = EventId.parse(options["since"])
@@ -113,19 +115,10 @@ class Command(BaseCommand):
                 "data": event.data,
                 "topics": list(message.topics),
             }
-            self.stdout.write(json.dumps(line, ensure_ascii=False))
+            self.stdout.write(harmless_json(json.dumps(line, ensure_ascii=False)))
         else:
-            name = self.style.SUCCESS(_shown(event.event or "message"))
-            where = self.style.WARNING(", ".join(message.topics))
-            data = "\n    ".join(map(_shown, split_lines(event.data or "")))
+            name = self.style.SUCCESS(harmless(event.event or "message"))
+            where = self.style.WARNING(harmless(", ".join(message.topics)))
+            data = "\n    ".join(map(harmless, split_lines(event.data or "")))
             self.stdout.write(f"{message.id}  {where}  {name}\n    {data}")
         self.stdout.flush()
-
-
-def _shown(text: str) -> str:
-    """Return text with control characters written out: events of anybody must not steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        ascii(c)[1:-1] if unicodedata.category(c) == "Cc" and c != "\t" else c for c in text
-    )

@@ -1,0 +1,26 @@
+"""Text for a terminal, whoever it comes from."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Would turn the order in which what follows is shown.
+_BIDIRECTIONAL = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def harmless(text: str) -> str:
+    """Return ``text`` with what would steer a terminal written out, as ``\\x1b`` for example."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(it)[1:-1] if _steers(it) else it for it in text)
+
+
+def harmless_json(text: str) -> str:
+    """Do the same with JSON, as JSON knows it; what it stands for stays the same."""
+    return "".join(f"\\u{ord(it):04x}" if _steers(it) else it for it in text)
+
+
+def _steers(character: str) -> bool:
+    if character == "\t":
+        return False
+    return unicodedata.category(character) in {"Cc", "Zl", "Zp"} or character in _BIDIRECTIONAL
