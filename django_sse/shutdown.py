@@ -97,6 +97,10 @@ class Shutdown:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.begin()
         handlers = self._previous.get(number) or [signal.SIG_DFL]
+        current = signal.getsignal(number)
+        if current in handlers:
+            # It was hooked over us again, and is who has called us.
+            handlers = [handler for handler in handlers if handler != current]
         if self._depth >= len(handlers):
             return
         # Called by one that was hooked over us, we pass on to whoever was there before it.

@@ -16,7 +16,10 @@ from django.test import override_settings
 from django_sse import SSEView, alatest_event_id, apublish, subscription
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker, Listener, Message
+from django_sse.brokers.memory import MemoryListener
 from django_sse.brokers.redis import RedisBroker
+from django_sse.outbox import Outbox
+from django_sse.roster import roster
 from django_sse.testing import NothingReceived, StreamClient, connect
 from testproject.asgi import application
 from tests.servers import free_port
@@ -406,3 +409,148 @@ def test_joining_page_without_a_broker_has_an_address_without_cursor(
         use_broker(before)
         away.close()
     assert "the broker is away" in caplog.text
+
+
+class Replays:
+    """Lets ``through`` so many replays, and holds those after them until ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.through = 1000
+        self.held = asyncio.Event()
+        self.go = asyncio.Event()
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> Replays:
+    replays = Replays()
+    replay = MemoryListener.replay
+
+    async def held(self: MemoryListener, *args: Any) -> list[Message]:
+        replays.through -= 1
+        if replays.through < 0:
+            replays.held.set()
+            await replays.go.wait()
+        return await replay(self, *args)
+
+    monkeypatch.setattr(MemoryListener, "replay", held)
+    return replays
+
+
+class OfItsOwn(SSEView):
+    """Follows the news, and what concerns one user: a cohort of its own for each."""
+
+    heartbeat = None
+
+    async def get_topics(self) -> list[str]:
+        return ["news", f"user:{self.kwargs['user']}"]
+
+
+@pytest.mark.parametrize("leaves", ["overflows", "leaves"])
+async def test_joining_others_miss_nothing_where_one_is_let_go(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, leaves: str
+) -> None:
+    async with (
+        connect(OfItsOwn, kwargs={"user": 1}) as one,
+        connect(OfItsOwn, kwargs={"user": 2}) as other,
+    ):
+        for stream in (one, other):
+            while not stream.last_event_id:
+                await stream.receive_block()
+        [victim] = [it for it in roster.streams() if it.kwargs["user"] == 1]
+        write = Outbox.write
+
+        def fail(outbox: Outbox, *args: Any) -> bool:
+            if outbox is victim._outbox and leaves == "overflows":
+                victim._subscription.give_up()
+                return True
+            if outbox is victim._outbox:
+                outbox._fail(OSError("gone"))
+                return True
+            return write(outbox, *args)
+
+        monkeypatch.setattr(Outbox, "write", fail)
+        # More than is written at once, so that the first cohort goes while the second one waits.
+        for number in range(100):
+            await apublish("news", f"{number} {'x' * 1000}")
+        got = [int((await other.receive()).data.split()[0]) for _ in range(100)]
+    assert got == list(range(100))
+
+
+async def test_joining_may_be_interrupted_and_goes_on_where_it_was(
+    held_broker: HeldBroker, replays: Replays
+) -> None:
+    class Twice(Recorded):
+        async def stream(self) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self.follow()
+            await self.send("minute", event="tick")
+            replays.go.set()
+            follower = asyncio.create_task(self.follow())
+            await asyncio.sleep(0)
+            await follower
+
+    start = await alatest_event_id()
+    published = [str(number) for number in range(subscription.PAGE + 50)]
+    for text in published:
+        await apublish("a", text)
+    replays.through = 1
+    async with connect(Twice, headers={"Last-Event-ID": start}) as stream:
+        got = [(await stream.receive()).data for _ in range(len(published) + 1)]
+        await apublish("a", "live")
+        assert (await stream.receive()).data == "live"
+    got.remove("minute")
+    assert got == published
+
+
+async def test_joining_again_does_nothing_and_at_once_is_refused(broker: Broker) -> None:
+    class Eager(Recorded):
+        async def snapshot(self) -> None:
+            pass
+
+        async def stream(self) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await self.follow()
+            await self.send("again", event="tick")
+            await self.follow()
+
+    async with connect(Eager) as stream:
+        first = await apublish("a", "1")
+        assert (await stream.receive()).id == first
+        assert (await stream.receive()).data == "again"
+        second = await apublish("a", "2")
+        assert (await stream.receive()).id == second
+        # The cursor is written once: it would go back.
+        assert [block.id for block in stream.blocks if block.data is None and block.id] == [
+            stream.blocks[1].id
+        ]
+
+
+async def test_joining_stream_that_ends_while_it_waits_stays_nowhere(
+    held_broker: HeldBroker, replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = asyncio.Event()
+    finish = Outbox.finish
+
+    async def slow(outbox: Outbox) -> None:
+        await taken.wait()  # A client that takes its time.
+        await finish(outbox)
+
+    monkeypatch.setattr(Outbox, "finish", slow)
+    start = await alatest_event_id()
+    for number in range(subscription.PAGE):
+        await apublish("a", str(number))
+    replays.through = 1
+    async with connect(Recorded.as_view(reasons=[]), headers={"Last-Event-ID": start}) as stream:
+        await stream.receive()
+        await replays.held.wait()
+        [view] = roster.streams()
+        hub = view._subscription._hub
+        view.end("expired")
+        replays.go.set()
+        await asyncio.sleep(0.05)
+        assert not hub._cohorts
+        taken.set()
+        await stream.read()
+        assert not hub._cohorts

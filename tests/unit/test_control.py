@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from django.contrib.auth.models import User
+from django.db import transaction
 
 from django_sse import SSEView, apublish
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import PASSING
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.control import CONTROL, aclose_streams, areports
+from django_sse.control import CONTROL, aclose_streams, areports, close_streams
 from django_sse.events import encode_head
 from django_sse.exceptions import BrokerError
 from django_sse.hub import get_hub
@@ -155,3 +157,48 @@ async def test_answer_that_cannot_be_sent_is_logged(caplog: pytest.LogCaptureFix
             assert (await stream.receive()).data == "after it"
     finally:
         use_broker(before)
+
+
+async def test_order_reaches_all_where_one_cannot_be_told_apart(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd:
+        is_authenticated = True
+        broken = False
+
+        @property
+        def pk(self) -> int:
+            if self.broken:
+                raise KeyError("user_id")
+            return 3
+
+    odd = Odd()
+    async with (
+        connect(Listening, kwargs={"topic": "a"}, user=odd) as strange,
+        connect(Listening, kwargs={"topic": "b"}, user=BOB) as bobs,
+        connect(Listening, kwargs={"topic": "c"}, user=ANN) as anns,
+    ):
+        await get_hub().subscribe([CONTROL])
+        odd.broken = True
+        await aclose_streams(user=BOB)
+        # Whose stream it is that cannot be found out, must not listen on because of it.
+        for stream in (strange, bobs):
+            assert (await stream.receive()).event == "revoked"
+        await anns.receive_nothing(timeout=0.05)
+        odd.broken = False
+    assert "whose it is cannot be found" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_order_waits_for_the_commit(broker: MemoryBroker) -> None:
+    orders = lambda: broker._logs.get(CONTROL) and len(broker._logs[CONTROL].messages)  # noqa: E731
+    with transaction.atomic():
+        close_streams(user=ANN)
+        assert not orders()
+        close_streams(user=ANN, on_commit=False)
+        assert orders() == 1
+    assert orders() == 2
+    with suppress(RuntimeError), transaction.atomic():
+        close_streams(user=BOB)
+        raise RuntimeError
+    assert orders() == 2

@@ -95,3 +95,20 @@ async def test_groups_are_left_though_one_cannot_be(
         layer.faults["group_discard"] = 1
     assert caplog.text.count("A stream could not leave the channel-layer group 'one'.") == 1
     assert set(layer.groups) == {"one"}
+
+
+async def test_handler_whose_work_was_cancelled_has_failed(
+    layer: Layer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Impatient(Member):
+        async def cancelled(self, message: Any) -> None:
+            work = asyncio.ensure_future(asyncio.sleep(9))
+            work.cancel()
+            await work
+
+    async with connect(Impatient) as stream:
+        await stream.receive()
+        await layer.group_send("one", {"type": "cancelled"})
+        await stream.read()
+        assert "cancelled() was cancelled" in str(stream.failure)
+    assert "Impatient.cancelled() failed." in caplog.text

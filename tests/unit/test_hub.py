@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from rest_framework.permissions import BasePermission
 
 from django_sse import SSEView, apublish, hub, stats
 from django_sse.brokers import use_broker
@@ -229,3 +233,101 @@ async def test_connection_that_cannot_be_written_to_costs_the_others_nothing(
         # Its client comes back, and has missed nothing.
         await second.receive_end()
     assert caplog.text.count("Writing to a connection failed; its client is to resume.") == 1
+
+
+async def test_hub_stays_for_a_handshake_that_takes_longer_than_it_lingers(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave_it() -> None:
+        """Other than the testing kit, which closes it at once."""
+
+    monkeypatch.setattr("django_sse.testing.close_idle_hub", leave_it)
+    monkeypatch.setattr(hub, "LINGER", 0.05)
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(BasePermission):
+        def has_permission(self, request: Any, view: Any) -> bool:
+            asked.set()
+            return answer.wait(10)
+
+    class Guarded(Silent):
+        permission_classes = [Slow]
+
+    async def order() -> None:
+        await asyncio.to_thread(asked.wait, 10)
+        await asyncio.sleep(0.2)
+        await aclose_streams(user=7)
+        answer.set()
+
+    ordering = asyncio.create_task(order())
+    async with connect(Guarded, user=User(pk=7)) as stream:
+        assert (await stream.receive()).event == "revoked"
+    await ordering
+    # It goes when it may.
+    await eventually(lambda: get_hub_or_none() is None)
+
+
+def get_hub_or_none() -> hub.Hub | None:
+    return hub._hubs.get(asyncio.get_running_loop())
+
+
+async def test_cohort_that_fails_keeps_nothing_from_the_others(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        connect(Listening, kwargs={"topics": "ab"}) as bad,
+        connect(Listening, kwargs={"topics": "b"}) as good,
+    ):
+        for stream in (bad, good):
+            while not stream.last_event_id:
+                await stream.receive_block()
+        flush = hub.Cohort.flush
+
+        def fail(cohort: hub.Cohort) -> None:
+            if "a" in cohort.topics and cohort.batch:
+                raise RuntimeError("not foreseen")
+            flush(cohort)
+
+        monkeypatch.setattr(hub.Cohort, "flush", fail)
+        for number in range(3):
+            await apublish("b", str(number))
+            assert (await good.receive()).data == str(number)
+    assert "Writing what was published failed." in caplog.text
+
+
+async def test_rest_is_bounded(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "LONGEST_REST", 0.05)
+    flush = hub.Cohort.flush
+    pauses = [0.5]
+
+    def stopped(cohort: hub.Cohort) -> None:
+        if pauses and cohort.batch:
+            time.sleep(pauses.pop())  # As a process that is stopped.
+        flush(cohort)
+
+    async with connect(Listening, kwargs={"topics": "a"}) as stream:
+        while not stream.last_event_id:
+            await stream.receive_block()
+        monkeypatch.setattr(hub.Cohort, "flush", stopped)
+        await apublish("a", "1")
+        assert (await stream.receive()).data == "1"
+        await apublish("a", "2")
+        assert (await stream.receive(timeout=0.3)).data == "2"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Tasks begin at once from Python 3.12 on.")
+async def test_tasks_may_begin_at_once(broker: MemoryBroker) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    for topic in "abc":
+        async with connect(Listening, kwargs={"topics": topic}) as stream:
+            await stream.receive_block()
+    async with connect(Listening, kwargs={"topics": "x"}) as stream:
+        while not stream.last_event_id:
+            await stream.receive_block()
+        mine = get_hub()
+        await eventually(lambda: mine._subscribed == {"x", CONTROL})
+        mine._lost({"x"})
+        assert (await stream.receive()).event == "reset"
+        await apublish("x", "after")
+        assert (await stream.receive()).data == "after"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
 from rest_framework.permissions import BasePermission
 
-from django_sse import Heartbeat, SSEView, session
+from django_sse import Heartbeat, SSEView, session, stats
 from django_sse.asgi import ViewHandler
+from django_sse.brokers.memory import MemoryBroker
 from django_sse.events import encode_fields
 from django_sse.roster import roster
 from django_sse.session import Session
@@ -245,3 +248,51 @@ async def test_stream_that_is_abandoned_twice_ends_once(monkeypatch: pytest.Monk
     async with connect(Endless.as_view(reasons=reasons)) as answer:
         assert answer.status_code == 500
     assert reasons == ["closed"]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+async def test_stream_that_has_ended_is_gone_without_a_collection(
+    broker: MemoryBroker, follows: bool
+) -> None:
+    gone: list[weakref.ref[SSEView]] = []
+
+    class Noted(Endless):
+        topics = ["a"] if follows else []
+
+        async def connect(self) -> None:
+            gone.append(weakref.ref(self))
+
+    if follows:
+        Noted.stream = SSEView.stream  # type: ignore[method-assign]
+    async with connect(Noted.as_asgi(reasons=[])) as stream:
+        await stream.receive_block()
+    gc.collect()
+    gc.disable()
+    try:
+        async with connect(Noted.as_asgi(reasons=[])) as stream:
+            await stream.receive_block()
+        del stream
+        await asyncio.sleep(0)
+        assert gone[1]() is None
+    finally:
+        gc.enable()
+
+
+async def test_streams_that_never_began_are_not_counted_as_ended() -> None:
+    async def lost(message: Any) -> None:
+        raise OSError("The client is gone.")
+
+    before = stats()
+    view = Endless.as_asgi(reasons=[])
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await view(scope, receive, lost)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with connect(application):
+        pass
+    after = stats()
+    assert after["opened"] == before["opened"]
+    assert after["closed"] == before["closed"]
+    assert after["open"] == before["open"]

@@ -191,3 +191,73 @@ async def test_client_that_takes_nothing_is_cut_off_at_the_last_deadline(
         ending.begin()
         await asyncio.wait_for(over.wait(), 5)
     assert reasons == ["shutdown"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_handler_that_was_hooked_over_ours_is_called_once(
+    handlers: Callable[[], list[Any]], number: signal.Signals
+) -> None:
+    called: list[str] = []
+    shutdown = Shutdown()
+    loops = [asyncio.new_event_loop() for _ in range(3)]
+    signal.signal(number, lambda *_: called.append("server"))
+    shutdown.watch(loops[0])
+    ours: Any = signal.getsignal(number)
+
+    def library(*args: Any) -> None:
+        """Passes on to whoever was there before."""
+        called.append("library")
+        ours(*args)
+
+    signal.signal(number, library)
+    for loop in loops[1:]:
+        # We hook over it, and are hooked over again in the end.
+        shutdown.watch(loop)
+        signal.raise_signal(number)
+        assert called == ["library", "server"]
+        called.clear()
+    signal.signal(number, library)
+    signal.raise_signal(number)
+    assert called == ["library", "server"]
+    for loop in loops:
+        loop.close()
+
+
+async def test_process_that_ends_by_a_signal_waits_for_its_streams(
+    handlers: Callable[[], list[Any]], ending: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raise_signal, steps = signal.raise_signal, []
+    monkeypatch.setattr(signal, "raise_signal", steps.append)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr(ending, "_previous", {})
+    monkeypatch.setattr(ending, "_loops", {})
+
+    class Slow(Endless):
+        async def disconnect(self) -> None:
+            await asyncio.sleep(0.2)
+            steps.append(self.close_reason)
+
+    async with connect(Slow) as stream:
+        await stream.receive()
+        raise_signal(signal.SIGTERM)
+        await stream.receive_end()
+        await eventually(lambda: len(steps) == 2)
+    assert steps == ["shutdown", signal.SIGTERM]
+
+
+async def test_disconnect_that_hangs_holds_the_process_no_longer_than_it_may(
+    ending: Any, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.DJANGO_SSE = {"DRAIN_SECONDS": 0.3}
+
+    class Hanging(Endless):
+        async def disconnect(self) -> None:
+            await asyncio.Event().wait()
+
+    async with connect(Hanging) as stream:
+        await stream.receive()
+        began = asyncio.get_running_loop().time()
+        ending.begin()
+        await stream.disconnect()
+    assert asyncio.get_running_loop().time() - began < 3.5
+    assert "Hanging.disconnect() was not over before its process had to end." in caplog.text

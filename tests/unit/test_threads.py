@@ -267,3 +267,22 @@ async def test_settle_closes_what_lanes_without_streams_have_open(
     pool.give_back(busy)
     await pool.settle()
     assert await asyncio.wrap_future(busy.submit(opened)) == 0
+
+
+def test_lane_whose_thread_cannot_be_started_tries_again(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [RuntimeError("can't start new thread")]
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if faults:
+            raise faults.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    done: list[str] = []
+    with pytest.raises(RuntimeError, match="new thread"):
+        lane.submit(done.append, "first")
+    lane.submit(done.append, "second").result(10)
+    assert done == ["second"]

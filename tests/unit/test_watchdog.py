@@ -98,3 +98,40 @@ async def test_rounds_end_with_the_streams_and_begin_again() -> None:
             assert rounds()
             await eventually(partial(operator.eq, reasons, ["stalled"]))
         await eventually(lambda: not rounds())
+
+
+async def test_stream_that_took_less_than_its_heads_is_stalled_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A peer that vanished from a stream of a few bytes: what is on its way is more than its events.
+    monkeypatch.setattr("django_sse.outbox.unsent", lambda send, scope: 100_000)
+    reasons: list[str] = []
+
+    class Silent(Endless):
+        async def stream(self) -> None:
+            await asyncio.Event().wait()
+
+    async with connect(Silent.as_view(reasons=reasons)):
+        await eventually(lambda: reasons == ["stalled"])
+
+
+async def test_stream_that_cannot_be_watched_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reasons: list[str] = []
+
+    class Odd(Endless):
+        async def stream(self) -> None:
+            await asyncio.Event().wait()
+
+    look = SSEView.notice_loss
+
+    def fail(view: SSEView) -> None:
+        if isinstance(view, Odd):
+            raise OSError("not foreseen")
+        look(view)
+
+    monkeypatch.setattr(SSEView, "notice_loss", fail)
+    async with connect(Odd.as_view(reasons=[])), connect(Endless.as_view(reasons=reasons)):
+        await eventually(lambda: reasons == ["stalled"])
+    assert "Odd could not be watched." in caplog.text
