@@ -63,6 +63,7 @@ RESERVED = (
     "followed_topics",
     "has_to_clean_up",
     "live",
+    "log_extra",
     "newest_id",
     "notice_loss",
     "opened_at",

@@ -34,6 +34,17 @@ _LOGIN_PAGE = re.compile(
 LOGIN = "Give it what the browser has, for example --header 'Cookie: sessionid=…'."
 
 
+# What to do about an answer, where that is not plain.
+_REMEDIES = {
+    400: "Where this is Django's, its log tells why: often the host is not in ALLOWED_HOSTS.",
+    404: "See the address, its last slash included, and what urls.py has; a connect() may say so too.",
+    405: "The view does not offer GET, which is all that an EventSource can do.",
+    406: "Something on the way has changed the header Accept: text/event-stream.",
+    429: "A throttle of the view, most likely. Browsers reconnect by themselves: leave them room.",
+    500: "The server's log has the traceback.",
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was found: ``level`` is ``ok``, ``note`` or ``problem``."""
@@ -95,6 +106,8 @@ def examine(
         findings.append(refusal)
         return Diagnosis(url, findings)
     findings.append(Finding("stream", "ok", f"It answers {seen.status} with {CONTENT_TYPE}."))
+    if (later := _come_back_later(seen)) is not None:
+        return Diagnosis(url, [*findings, later])
     encoding = seen.headers.get("content-encoding", "identity")
     if encoding != "identity":
         findings.append(_compressed(encoding))
@@ -180,6 +193,7 @@ def _not_a_stream(seen: Observation) -> Finding | None:
             "problem",
             f"It answers {status}, and an EventSource accepts 200 only: to it, that is the end."
             f"{later}",
+            _REMEDIES.get(seen.status, ""),
         )
     if seen.media_type != CONTENT_TYPE:
         title = re.search(rb"<title[^>]*>\s*([^<]*?)\s*</title>", seen.start, re.IGNORECASE)
@@ -247,19 +261,26 @@ def _headers(seen: Observation) -> Iterator[Finding]:
         )
 
 
+def _come_back_later(seen: Observation) -> Finding | None:
+    """Return what a stream means that ends at once with nothing but a time to come back."""
+    at_once = seen.over_at - seen.head_at < FIRST_BYTES_SECONDS and not seen.cut
+    has_data = any(event.data is not None for _, event in seen.events)
+    if not seen.ended or not at_once or has_data or seen.retry is None:
+        return None
+    return Finding(
+        "come-back-later",
+        "problem",
+        f"The stream ended at once, and asks to come back after {seen.retry} ms: the server is about "
+        "to stop, or a limit is reached.",
+        "Ask again in a while. The limits are MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS and a "
+        "view's max_connections_per_user.",
+    )
+
+
 def _flow(seen: Observation) -> Iterator[Finding]:
     listened = seen.over_at - seen.head_at
     first = seen.arrivals[0] if seen.arrivals else None
     has_data = any(event.data is not None for _, event in seen.events)
-    at_once = listened < FIRST_BYTES_SECONDS and not seen.cut
-    if seen.ended and at_once and not has_data and seen.retry is not None:
-        yield Finding(
-            "come-back-later",
-            "problem",
-            f"The stream ended at once, and asks to come back after {seen.retry} ms: the server is "
-            "about to stop, or a limit is reached (MAX_CONNECTIONS, max_connections_per_user).",
-        )
-        return
     late = (seen.over_at if first is None else first) - seen.head_at
     if late > FIRST_BYTES_SECONDS:
         came = "nothing of the stream" if first is None else "the stream's first bytes only"

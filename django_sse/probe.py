@@ -18,10 +18,11 @@ from .events import CONTENT_TYPE, EventDecoder, ServerSentEvent
 
 #: Seconds for which the head of a response is waited for: as long as is listened, within these.
 HEAD_SECONDS = (2.0, 10.0)
-#: What an ``EventSource`` sends; ``Accept-Encoding`` as far as it can be undone here.
+#: What an ``EventSource`` sends. Where a stream comes encoded otherwise than can be undone here, it
+#: is asked for again.
 BROWSER_HEADERS = {
     "Accept": CONTENT_TYPE,
-    "Accept-Encoding": "gzip, deflate",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
     "Cache-Control": "no-cache",
     "User-Agent": "Mozilla/5.0 (compatible; django_sse sse_doctor)",
 }
@@ -80,7 +81,9 @@ def observe(
     seen = Observation()
     began = time.monotonic()
     try:
-        connection.request(method, _target(url), headers={**BROWSER_HEADERS, **headers})
+        # As browsers send it; http.client would refuse what is not Latin-1.
+        sent = {n: v.encode() for n, v in {**BROWSER_HEADERS, **headers}.items()}
+        connection.request(method, _target(url), headers=sent)
         stream: socket.socket = connection.sock
         response = connection.getresponse()
     except TimeoutError:
@@ -91,7 +94,7 @@ def observe(
         return seen
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        seen.failure = f"{type(error).__name__}: {error}"
+        seen.failure = _in_words(error)
         return seen
     with response:
         seen.head_at = seen.over_at = time.monotonic() - began
@@ -100,6 +103,29 @@ def observe(
         _listen(response, stream, seen, began, seconds)
     connection.close()
     return seen
+
+
+def _in_words(error: Exception) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted ({error.verify_message})"
+        case ssl.SSLError() if error.reason == "WRONG_VERSION_NUMBER":
+            return (
+                "what answers there speaks no TLS: ask for http://, or see what listens on the port"
+            )
+        case ssl.SSLError():
+            return f"TLS fails ({error.reason or error})"
+        case ConnectionRefusedError():
+            return "it was refused, nobody listens there: see whether the server runs, and on which port"
+        case socket.gaierror():
+            return "the host has no address: see whether its name is right"
+        case ConnectionResetError() | http.client.RemoteDisconnected():
+            return "the connection was closed without an answer"
+        case OSError() if error.strerror:
+            return f"{error.strerror} ({type(error).__name__})"
+        case http.client.HTTPException():
+            return f"what answers there speaks no HTTP ({type(error).__name__}: {error})"
+    return f"{type(error).__name__}: {error}"
 
 
 def protocol(url: str, *, insecure: bool = False) -> str:
@@ -175,6 +201,11 @@ def _connection(url: str, timeout: float, *, insecure: bool) -> http.client.HTTP
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"An address like https://example.com/orders/ is needed, got {url!r}.")
+    if parts.username is not None:
+        raise ValueError(
+            "A name and a password in the address are sent by no browser. Send a header: "
+            "--header 'Authorization: …'."
+        )
     if parts.scheme == "https":
         return http.client.HTTPSConnection(
             parts.hostname, parts.port, timeout=timeout, context=_tls(insecure=insecure)

@@ -48,6 +48,11 @@ logger = logging.getLogger("django_sse")
 ON_FAILURE = "django_sse.on_failure"
 
 
+#: Characters of a path and a name, and topics, that are told of a stream: clients choose them.
+MAX_TOLD = 200
+MAX_TOPICS_TOLD = 10
+
+
 class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
     """The life of a connection: its beginning, who may end it and why, and what is left behind.
 
@@ -149,16 +154,33 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         return {
             "id": self.stream_id,
             "view": f"{type(self).__module__}.{type(self).__qualname__}",
-            "path": self.request.path,
+            "path": _short(self.request.path),
             "user": user_key(self.user),
-            "user_name": user_name(self.user),
+            "user_name": _short(user_name(self.user)),
             "address": meta.get("REMOTE_ADDR", ""),
-            "topics": list(self.followed_topics),
+            "topics": list(self.followed_topics[:MAX_TOPICS_TOLD]),
+            "further_topics": max(0, len(self.followed_topics) - MAX_TOPICS_TOLD),
             "age": 0.0 if loop is None else loop.time() - self.opened_at,
             "sent": 0 if outbox is None else outbox.written,
             "buffered": 0 if outbox is None else outbox.size,
             "last_id": self.newest_id,
         }
+
+    def log_extra(self) -> dict[str, Any]:
+        """Return what structured logs may know of the stream, as ``extra`` of a line about it."""
+        return {
+            "stream_id": self.stream_id,
+            "view": f"{type(self).__module__}.{type(self).__qualname__}",
+            "path": self.request.path,
+            "user": self._logged_user(),
+            "close_reason": self.close_reason,
+        }
+
+    def _logged_user(self) -> str | None:
+        try:
+            return user_key(self.user)
+        except Exception:
+            return None  # An odd user must not cost the line.
 
     def bytes_taken(self) -> int | None:
         """Return how many bytes the client took so far; ``None`` when none is on its way."""
@@ -236,7 +258,12 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         if isinstance(error, OSError) or lost(self.base_send):
             self.end("client")
         else:
-            logger.error("%s could not send.", type(self).__qualname__, exc_info=error)
+            logger.error(
+                "%s could not send.",
+                type(self).__qualname__,
+                exc_info=error,
+                extra=self.log_extra(),
+            )
             self.end("error")
 
     # What the stock consumer has, and would send past the outbox.
@@ -310,6 +337,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
                     "%s.stream() does not end when it is cancelled, and is left to itself: let "
                     "asyncio.CancelledError pass.",
                     type(self).__qualname__,
+                    extra=self.log_extra(),
                 )
             await self._release()
 
@@ -378,6 +406,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             logger.exception(
                 "%s could not check its user again; it will be tried later.",
                 type(self).__qualname__,
+                extra=self.log_extra(),
             )
 
     async def _attend(self, receive: Receive) -> None:
@@ -466,6 +495,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
                 logger.error(
                     "%s.disconnect() was not over before its process had to end.",
                     type(self).__qualname__,
+                    extra=self.log_extra(),
                 )
                 await stop(cleaning, LAST_PATIENCE)
         if self._lane is not None:
@@ -516,6 +546,10 @@ async def tell(signal: Signal, view: Session, **kwargs: Any) -> None:
     sender = type(view)
     if signal.has_listeners(sender):
         await signal.asend_robust(sender, view=view, **kwargs)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
 
 
 def _slim(request: Any) -> None:

@@ -37,6 +37,8 @@ class Shutdown:
         self._previous: dict[int, list[Any]] = {}
         self._depth = 0
         self._deadline = 0.0
+        # Whether the process is to be ended by a signal once its streams have ended.
+        self._ending = False
         self._pid = os.getpid()
         #: Whether new streams are refused, since the process ends.
         self.draining = False
@@ -119,20 +121,25 @@ class Shutdown:
 
         Hypercorn's workers are ended so by their parent, as soon as one of them is through.
         """
-        # A second signal ends it at once.
-        signal.signal(number, signal.SIG_DFL)
         loop = next((loop for loop in self._loops if loop.is_running()), None)
-        if loop is not None and len(roster):
+        if loop is None or not len(roster):
+            self._raise(number)
+        elif not self._ending:
+            # It may come again meanwhile: there is a deadline, which it does not change.
+            self._ending = True
             loop.call_soon_threadsafe(self._raise_when_ended, loop, number)
-        else:
-            signal.raise_signal(number)
 
     def _raise_when_ended(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         if len(roster) and time.monotonic() < self._deadline:
             # Streams tell nobody of their end, and this is the process's last second or two.
             loop.call_later(0.02, self._raise_when_ended, loop, number)
         else:
-            signal.raise_signal(number)
+            self._raise(number)
+
+    def _raise(self, number: int) -> None:
+        self._ending = False
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         deadline = loop.time() + conf.drain_seconds

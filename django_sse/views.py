@@ -356,14 +356,20 @@ class SSEView(Session):
             elif self.close_reason is None:
                 # Not by us: we name a reason first.
                 reason = "error"
-                logger.error("%s.stream() cancelled itself.", type(self).__qualname__)
+                logger.error(
+                    "%s.stream() cancelled itself.",
+                    type(self).__qualname__,
+                    extra=self.log_extra(),
+                )
             raise
         except Exception as error:
             if self._generation != mine and _only_closed(error):
                 reason = None
             elif not _only_closed(error):
                 reason = "error"
-                logger.exception("%s.stream() failed.", type(self).__qualname__)
+                logger.exception(
+                    "%s.stream() failed.", type(self).__qualname__, extra=self.log_extra()
+                )
                 self.tell_failure(error)
             elif self._outbox is not None and self._outbox.gone:
                 reason = "client"
@@ -462,7 +468,9 @@ class SSEView(Session):
         try:
             await self.disconnect()
         except Exception as error:
-            logger.exception("%s.disconnect() failed.", type(self).__qualname__)
+            logger.exception(
+                "%s.disconnect() failed.", type(self).__qualname__, extra=self.log_extra()
+            )
             self.tell_failure(error)
         if self._last_beat is not None:
             await settle(self._last_beat)
@@ -493,6 +501,7 @@ class SSEView(Session):
                 type(self).__qualname__,
                 message.get("type"),
                 name if name.isidentifier() else "…",
+                extra=self.log_extra(),
             )
             return
         try:
@@ -502,14 +511,18 @@ class SSEView(Session):
             if task is None or task.cancelling():
                 raise
             # Not we are cancelled: what the handler waited for was.
-            logger.exception("%s.%s() failed.", type(self).__qualname__, name)
+            logger.exception(
+                "%s.%s() failed.", type(self).__qualname__, name, extra=self.log_extra()
+            )
             self.tell_failure(
                 RuntimeError(f"{name}() was cancelled.").with_traceback(error.__traceback__)
             )
             self.end("error")
         except Exception as error:
             if not _only_closed(error):
-                logger.exception("%s.%s() failed.", type(self).__qualname__, name)
+                logger.exception(
+                    "%s.%s() failed.", type(self).__qualname__, name, extra=self.log_extra()
+                )
                 self.tell_failure(error)
                 self.end("error")
 
@@ -535,7 +548,9 @@ class SSEView(Session):
         except StreamClosed:
             pass
         except Exception:
-            logger.exception("The heartbeat of %s failed.", type(self).__qualname__)
+            logger.exception(
+                "The heartbeat of %s failed.", type(self).__qualname__, extra=self.log_extra()
+            )
 
     def _own_heartbeat(self) -> Heartbeat:
         own = self.heartbeat

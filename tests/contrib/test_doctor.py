@@ -91,6 +91,8 @@ def _ids(*milliseconds: int) -> str:
         (("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nx",), ["content-type"]),
         (("SSH-2.0-OpenSSH\r\n",), ["unreachable"]),
         ((CHUNKED, _chunk("retry: 3000\n\n"), END), ["come-back-later"]),
+        # As our views answer it.
+        ((HEAD + "Content-Length: 13\r\n\r\n", "retry: 3000\n\n"), ["come-back-later"]),
         ((CHUNKED, _chunk("retry: 3000\n\n"), 0.2, _chunk(": beat\n\n"), 0.5, END), ["cut"]),
         ((CHUNKED, _chunk("data: x\n\n"), END), []),
         ((CHUNKED, _chunk("data: x\n\n")), ["cut"]),
@@ -124,7 +126,7 @@ def test_doctor_names_the_problem(
     assert [finding.code for finding in diagnosis.problems] == expected, diagnosis
     asked = script.asked[0].decode().lower()
     assert "accept: text/event-stream\r\n" in asked
-    assert "accept-encoding: gzip, deflate\r\n" in asked
+    assert "accept-encoding: gzip, deflate, br, zstd\r\n" in asked
 
 
 def test_doctor_reads_what_is_compressed_and_asks_again_without(script: Script) -> None:

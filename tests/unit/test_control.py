@@ -94,6 +94,7 @@ async def test_reports_tell_of_each_stream(streams: dict[str, StreamClient]) -> 
         "user_name": "ann",
         "address": "127.0.0.1",
         "topics": ["a"],
+        "further_topics": 0,
         "sent": len(streams["a"].received),
         "buffered": 0,
         "last_id": last,
