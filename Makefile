@@ -17,7 +17,7 @@ help: ## say what there is
 	@echo "make test    run the tests, and show what they cover (ARGS=… goes to pytest)"
 	@echo "make check   lint, formatting, types, Django's checks, missing migrations"
 	@echo "make bench   measure beside a bare ASGI application"
-	@echo "make clean   remove $(VENV) and what tools have left behind"
+	@echo "make clean   remove $(VENV), the database of the demo, and what tools have left behind"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT), WORKERS=$(WORKERS) (tests at once)"
 
@@ -43,7 +43,7 @@ bench: $(VENV)/.dev ## measure
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove what was made
-	rm -rf $(VENV) dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) db.sqlite3 dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The environment is made once, and again when one of these files changes. The demo needs

@@ -44,6 +44,7 @@ class Orders(SSEView):
     """
 
     permission_classes = [IsAuthenticated]
+    recheck_period = 5  # seconds: who has logged out hears no more
     topics = ["orders"]
     newest = 8  # orders for a client that was not here before
 

@@ -35,7 +35,9 @@ class Command(BaseCommand):
             + "  Log in as: demo, password demo\n"
             + "  Try also:  "
             + f"curl -N http://127.0.0.1:{port}/clock/\n"
-            + "  Ctrl+C ends it.\n"
+            + f"             curl -N http://127.0.0.1:{port}/serialization/\n"
+            + "             curl -N -H 'Content-Type: application/json' "
+            + f"-d '{{\"prompt\": \"to be or not to be\"}}' http://127.0.0.1:{port}/generate/\n"
         )
         self.stdout.flush()
         call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)

@@ -11,9 +11,11 @@ const LABELS = {
   refused: "Refused",
   idle: "Idle",
   failed: "Failed",
+  paused: "Paused",
 };
 const ROWS_KEPT = 30;
 const RETRY_REFUSED = 5000; // milliseconds
+const PAUSE_HIDDEN = 2000; // milliseconds
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const wire = document.getElementById("wire");
@@ -87,6 +89,8 @@ class Live {
     this.opened += 1;
     find(this.section, "reconnects").textContent = this.opened - 1;
     setState(this.section, "open");
+    // What was said while the server was away.
+    if (this.section.id === "orders") complain("order-problem", "");
   }
 
   onError() {
@@ -113,6 +117,18 @@ class Live {
   close() {
     clearTimeout(this.timer);
     this.source.close();
+  }
+
+  pause() {
+    if (this.source.readyState === EventSource.CLOSED) return;
+    this.close();
+    this.paused = true;
+    setState(this.section, "paused");
+  }
+
+  resume() {
+    if (this.paused) this.connect();
+    this.paused = false;
   }
 }
 
@@ -156,6 +172,11 @@ const shown = {
     if (event.type === "reset") {
       // Events were missed that nobody holds any more: what follows is the state of now.
       find(section, "list").replaceChildren();
+      return;
+    }
+    if (event.type === "revoked") {
+      // Logged out, in another tab: the page that is loaded now asks for the log-in.
+      location.reload();
       return;
     }
     const order = JSON.parse(event.data);
@@ -211,6 +232,14 @@ addEventListener("pageshow", (event) => {
   if (event.persisted) lives.forEach((live) => live.connect());
 });
 
+// Nor for a tab that nobody sees: with a few of them, the next one could not even be loaded.
+let hiding;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(hiding);
+  if (document.hidden) hiding = setTimeout(() => lives.forEach((live) => live.pause()), PAUSE_HIDDEN);
+  else lives.forEach((live) => live.resume());
+});
+
 document.getElementById("serialize-again").addEventListener("click", () => {
   const live = lives.get("serialization");
   find(live.section, "list").replaceChildren();
@@ -246,7 +275,8 @@ document.getElementById("place-order")?.addEventListener("click", async ({ curre
   try {
     // The answer is not shown: the order arrives through the stream.
     const response = await post(currentTarget.dataset.url, {});
-    if (!response.ok) complain("order-problem", await refusal(response));
+    if (response.status === 403) location.reload(); // Logged out meanwhile.
+    else if (!response.ok) complain("order-problem", await refusal(response));
   } catch {
     complain("order-problem", "The server cannot be reached.");
   }
