@@ -33,7 +33,7 @@ from django_sse.exceptions import BrokerError, PublishFailed
 
 from . import options as read
 from .base import PASSING, Broker, EventId, Message
-from .redis_connections import AWAY, Attempt, Connections, Connector, pauses
+from .redis_connections import AWAY, Attempt, Connections, Connector, in_words, pauses
 from .redis_history import History, Known
 from .redis_listener import RedisListener
 from .redis_script import LATEST, PUBLISH, Names, Script, event_id, pack
@@ -119,14 +119,14 @@ class RedisBroker(Broker):
         try:
             return self._run(LATEST, [self._names.ids], [str(self._known.id)], None, timeout)
         except _FAILURES as error:
-            raise BrokerError(f"Redis did not tell the newest id: {error!r}") from error
+            raise BrokerError(f"Redis did not tell the newest id: {in_words(error)}") from error
 
     async def alatest_id(self, *, timeout: float) -> EventId:
         try:
             async with asyncio.timeout(timeout):
                 return await self._arun(LATEST, [self._names.ids], [str(self._known.id)], None)
         except _FAILURES as error:
-            raise BrokerError(f"Redis did not tell the newest id: {error!r}") from error
+            raise BrokerError(f"Redis did not tell the newest id: {in_words(error)}") from error
 
     def listen(
         self,
@@ -217,5 +217,6 @@ def _may_try_again(error: Exception, attempt: Attempt | None) -> bool:
 def _publish_failed(error: Exception, attempt: Attempt) -> PublishFailed:
     state = "it is not known whether it is stored" if attempt.sent else "it is not stored"
     return PublishFailed(
-        f"Redis did not confirm the event in time, {state}: {error!r}", may_be_stored=attempt.sent
+        f"Redis did not confirm the event in time, {state}: {in_words(error)}",
+        may_be_stored=attempt.sent,
     )

@@ -335,6 +335,11 @@ class LoopConnections:
             await self.close_idle()
 
 
+def in_words(error: Exception) -> str:
+    """Return what an error says; redis-py's ``repr()`` tells its category alone."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def _call(connection: ThreadConnection, command: Sequence[Any], deadline: float) -> Any:
     connection.send_command(*command)
     # read_response() alone would wait for as long as the connection was once made for.

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from django_sse.exceptions import BrokerError
 
 from .base import FIRST, EventId, Message
-from .redis_connections import AWAY, Attempt, Connections, pauses
+from .redis_connections import AWAY, Attempt, Connections, in_words, pauses
 from .redis_script import LATEST, NEW_AGE, READ, Names, Script, event_id, unpack
 
 logger = logging.getLogger("django_sse")
@@ -162,7 +162,7 @@ class History:
                         .run(script, keys, args, Attempt())
                     )
             except AWAY as error:
-                logger.debug("Redis is away, trying again: %r", error)
+                logger.debug("Redis is away, trying again: %s", in_words(error))
             except RedisError as error:
                 raise BrokerError(f"Redis refused to read: {error}") from error
             await asyncio.sleep(next(waits))

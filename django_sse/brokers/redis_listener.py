@@ -11,7 +11,14 @@ from typing import Any
 from django_sse.exceptions import BrokerError, HistoryLost
 
 from .base import FIRST, EventId, Listener, Message
-from .redis_connections import AWAY, Connections, Connector, LoopConnection, pauses
+from .redis_connections import (
+    AWAY,
+    Connections,
+    Connector,
+    LoopConnection,
+    in_words,
+    pauses,
+)
 from .redis_history import History, Known
 from .redis_script import Names, event_id, unpack
 
@@ -151,7 +158,7 @@ class RedisListener(Listener):
             except AWAY as error:
                 # Once for each time it goes away, not for each attempt.
                 log = logger.debug if self._away else logger.warning
-                log("Not connected to Redis, trying again: %r", error)
+                log("Not connected to Redis, trying again: %s", in_words(error))
                 self._away = True
             except Exception:
                 # Not foreseen, but to stop listening would be silent for all streams.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from django_sse.exceptions import BrokerError, HistoryLost, PublishFailed
 from tests.brokers.conftest import MakeBroker
 from tests.brokers.ear import PATIENCE, TIMEOUT, Ear, eventually, publish
 from tests.redis_server import Proxy, RedisServer
+from tests.servers import free_port
+from tests.services import find
 
 Listen = Callable[[Broker], Ear]
 
@@ -732,3 +735,58 @@ def test_wrong_settings_are_named(location: str, options: dict[str, Any], named:
 )
 def test_a_broker_is_made_without_a_connection(location: str) -> None:
     RedisBroker(location, {"CLIENT": {"client_name": "sse"}}).close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A key, and a certificate of 127.0.0.1 that is its own authority."""
+    openssl = find("openssl", package="openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command = [openssl, *made, "-keyout", str(key), "-out", str(certificate), *subject]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, certificate
+
+
+async def test_everything_goes_over_tls(
+    tmp_path: Path, certificate: tuple[Path, Path], listen: Listen
+) -> None:
+    key, trusted = certificate
+    with RedisServer(tmp_path) as server:
+        tls_port = free_port()
+        files = {"tls-cert-file": trusted, "tls-key-file": key, "tls-ca-cert-file": trusted}
+        server("CONFIG", "SET", *(str(it) for pair in files.items() for it in pair))
+        server("CONFIG", "SET", "tls-auth-clients", "no", "tls-port", str(tls_port))
+        # What is not encrypted is not answered any more.
+        url = f"rediss://127.0.0.1:{tls_port}/0"
+        broker = RedisBroker(url, {"CLIENT": {"ssl_ca_certs": str(trusted)}})
+        ear = listen(broker)
+        await ear.listener.subscribe(["a"])
+        first = await publish(broker, "a", b"from a coroutine")
+        last = await asyncio.to_thread(broker.publish, ["a"], b"from a thread", timeout=TIMEOUT)
+        await ear.until_id(last)
+        assert ear.heads == [b"from a coroutine", b"from a thread"]
+        assert [message.id for message in await ear.listener.replay(["a"], first)] == [last]
+        # A certificate that nobody vouches for is refused.
+        with pytest.raises(PublishFailed, match=r"(?i)certificate") as failed:
+            RedisBroker(url).publish(["a"], b"never", timeout=1)
+        assert not failed.value.may_be_stored
+
+
+async def test_replica_is_no_place_to_publish(
+    redis_server: RedisServer, redis_broker: MakeBroker, listen: Listen
+) -> None:
+    broker = redis_broker()
+    ear = listen(broker)
+    await ear.listener.subscribe(["a"])
+    await publish(broker, "a", b"before")
+    redis_server("REPLICAOF", "127.0.0.1", str(free_port()))
+    with pytest.raises(PublishFailed) as failed:
+        await broker.apublish(["a"], b"never", timeout=0.5)
+    assert not failed.value.may_be_stored
+    publishing = asyncio.create_task(publish(broker, "a", b"after"))
+    await asyncio.sleep(0.3)
+    redis_server("REPLICAOF", "NO", "ONE")
+    await ear.until_id(await publishing)
+    assert ear.heads == [b"before", b"after"]

@@ -289,7 +289,12 @@ async def test_exception_is_logged_once_and_ends_the_response(
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "a fault"
     known = {name: getattr(record, name) for name in ("view", "path", "user", "close_reason")}
-    assert known == {"view": f"{__name__}.Scripted", "path": "/", "user": None, "close_reason": None}
+    assert known == {
+        "view": f"{__name__}.Scripted",
+        "path": "/",
+        "user": None,
+        "close_reason": None,
+    }
     assert record.stream_id  # type: ignore[attr-defined]
 
 

@@ -37,7 +37,7 @@ class Command(BaseCommand):
             + f"curl -N http://127.0.0.1:{port}/clock/\n"
             + f"             curl -N http://127.0.0.1:{port}/serialization/\n"
             + "             curl -N -H 'Content-Type: application/json' "
-            + f"-d '{{\"prompt\": \"to be or not to be\"}}' http://127.0.0.1:{port}/generate/\n"
+            + f'-d \'{{"prompt": "to be or not to be"}}\' http://127.0.0.1:{port}/generate/\n'
         )
         self.stdout.flush()
         call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
