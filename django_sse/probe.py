@@ -109,12 +109,12 @@ def _in_words(error: Exception) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted ({error.verify_message})"
-        case ssl.SSLError() if error.reason == "WRONG_VERSION_NUMBER":
+        case ssl.SSLError() if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
             return (
                 "what answers there speaks no TLS: ask for http://, or see what listens on the port"
             )
         case ssl.SSLError():
-            return f"TLS fails ({error.reason or error})"
+            return f"TLS fails ({error})"
         case ConnectionRefusedError():
             return "it was refused, nobody listens there: see whether the server runs, and on which port"
         case socket.gaierror():

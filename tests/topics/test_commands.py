@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -172,3 +173,23 @@ async def test_command_publishes_to_a_server(
     [event] = [block for block in await client.until("told") if block.data is not None]
     assert (event.data, event.id) == ("from a command", event_id)
     client.drop()
+
+
+@pytest.mark.parametrize("data", ["NaN", '{"a": Infinity}', "{", "[" * 100_000])
+def test_command_publishes_no_json_that_browsers_refuse(data: str) -> None:
+    with pytest.raises(CommandError, match="DATA is no JSON"):
+        call_command("sse_publish", "a", data, "--json")
+
+
+def test_command_publishes_json_as_it_is(sse_published: list[Any]) -> None:
+    data = '{ "a" : 12345678901234567890.123456789,\n "a": 2, "b c": "d \\" e", "x": [1, 2] }'
+    call_command("sse_publish", "a", data, "--json", stdout=StringIO(), stderr=StringIO())
+    [published] = sse_published
+    assert published.event.data == (
+        '{"a":12345678901234567890.123456789,"a":2,"b c":"d \\" e","x":[1,2]}'
+    )
+
+
+def test_command_tail_wants_a_number_of_events() -> None:
+    with pytest.raises(CommandError, match="--count takes a number from 0 on, got -1"):
+        call_command("sse_tail", "a", "--count=-1")

@@ -18,6 +18,7 @@ from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker, Listener, Message
 from django_sse.brokers.memory import MemoryListener
 from django_sse.brokers.redis import RedisBroker
+from django_sse.hub import get_hub
 from django_sse.outbox import Outbox
 from django_sse.roster import roster
 from django_sse.testing import NothingReceived, StreamClient, connect
@@ -554,3 +555,48 @@ async def test_joining_stream_that_ends_while_it_waits_stays_nowhere(
         taken.set()
         await stream.read()
         assert not hub._cohorts
+
+
+async def test_joining_twice_at_once_is_refused(held_broker: HeldBroker, replays: Replays) -> None:
+    class Double(Recorded):
+        async def stream(self) -> None:
+            follower = asyncio.create_task(self.follow())
+            await replays.held.wait()
+            with pytest.raises(RuntimeError, match="runs already"):
+                await self.follow()
+            replays.go.set()
+            await follower
+
+    start = await alatest_event_id()
+    for number in range(subscription.PAGE + 1):
+        await apublish("a", str(number))
+    replays.through = 1
+    async with connect(Double, headers={"Last-Event-ID": start}) as stream:
+        got = [(await stream.receive()).data for _ in range(subscription.PAGE + 1)]
+    assert got == [str(number) for number in range(subscription.PAGE + 1)]
+
+
+async def test_joining_task_that_was_replaced_does_not_end_the_stream(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = await alatest_event_id()
+    for _ in range(60):
+        await apublish("a", "x" * 3000)
+    tell, told = Outbox._tell, 0
+
+    def lose_meanwhile(outbox: Outbox) -> None:
+        nonlocal told
+        if outbox._waiters:
+            told += 1
+            if told == 2:
+                # In the very turn in which the client took something.
+                hub = get_hub()
+                asyncio.get_running_loop().call_soon(hub._lost, ["a"])
+        tell(outbox)
+
+    monkeypatch.setattr(Outbox, "_tell", lose_meanwhile)
+    view = Recorded.as_view(reasons=[])
+    async with connect(view, headers={"Last-Event-ID": start}) as stream:
+        while (event := await stream.receive()).event != "reset":
+            assert event.data == "x" * 3000
+        assert (await stream.receive()).data == "snapshot"

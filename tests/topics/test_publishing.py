@@ -16,6 +16,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import Group
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection, connections, transaction
+from django.db.transaction import TransactionManagementError
 from django.test import TestCase, override_settings
 from rest_framework import serializers
 
@@ -342,3 +343,18 @@ def test_publishing_too_large_event_names_the_setting() -> None:
     ):
         publish("a", "x" * 2000)
     assert raised.value.size == len("data: \n") + 2000
+
+
+@pytest.mark.django_db(transaction=True)
+def test_publishing_cannot_wait_for_a_commit_that_nobody_tells_of(
+    sse_published: list[Published],
+) -> None:
+    transaction.set_autocommit(False)
+    try:
+        with pytest.raises(TransactionManagementError, match="managed by hand"):
+            publish("a", "never")
+        publish("a", "at once", on_commit=False)
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert [published.event.data for published in sse_published] == ["at once"]

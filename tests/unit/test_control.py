@@ -203,3 +203,22 @@ def test_order_waits_for_the_commit(broker: MemoryBroker) -> None:
         close_streams(user=BOB)
         raise RuntimeError
     assert orders() == 2
+
+
+async def test_stream_that_cannot_be_ended_costs_the_others_nothing(
+    streams: dict[str, StreamClient],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    revoke = Listening.revoke
+
+    def fail(view: Listening) -> None:
+        if view.followed_topics == ("a",):
+            raise RuntimeError("not foreseen")
+        revoke(view)
+
+    monkeypatch.setattr(SSEView, "revoke", fail)
+    for user in (ANN, BOB):
+        await aclose_streams(user=user)
+    assert (await streams["b"].receive()).event == "revoked"
+    assert "Listening could not be ended." in caplog.text

@@ -14,6 +14,7 @@ import pytest
 
 from django_sse import flow_control, sockets
 from django_sse.flow_control import abort, ending, lost, note_loss, unsent
+from django_sse.outbox import Outbox
 from tests.waiting import eventually
 
 from .connections import (
@@ -145,3 +146,28 @@ async def test_nothing_is_unsent_where_the_system_does_not_tell(
     async with held(under_uvicorn) as (connection, _):
         assert elsewhere.unsent(connection.send, connection.scope) is None
         assert unsent(connection.send, connection.scope) is not None
+
+
+async def test_daphne_of_another_kind_has_no_flow_control_and_streams(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class WebRequest:
+        channel = object()
+
+        def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802
+            raise RuntimeError("Cannot register a producer: one is registered.")
+
+    WebRequest.__module__ = "daphne.http_protocol"
+    sent: list[Any] = []
+    send = partial(lambda request, message: noted(sent, message), WebRequest())
+    outbox = Outbox(send, asyncio.get_running_loop())
+    outbox.put(b"data: x\n\n")
+    outbox.flush()
+    await asyncio.sleep(0)
+    assert [message["body"] for message in sent] == [b"data: x\n\n"]
+    assert "Daphne has no flow control for this stream." in caplog.text
+    await outbox.aclose()
+
+
+async def noted(sent: list[Any], message: Any) -> None:
+    sent.append(message)

@@ -112,3 +112,45 @@ async def test_handler_whose_work_was_cancelled_has_failed(
         await stream.read()
         assert "cancelled() was cancelled" in str(stream.failure)
     assert "Impatient.cancelled() failed." in caplog.text
+
+
+async def test_handler_is_cancelled_with_its_stream(layer: Layer) -> None:
+    cancelled = asyncio.Event()
+
+    class Busy(Member):
+        async def work(self, message: Any) -> None:
+            await self.send("working")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    async with connect(Busy) as stream:
+        await stream.receive()
+        await layer.group_send("one", {"type": "work"})
+        assert (await stream.receive()).data == "working"
+    assert cancelled.is_set()
+
+
+async def test_odd_user_does_not_cost_the_log_its_line(
+    layer: Layer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd:
+        is_authenticated = True
+
+        @property
+        def pk(self) -> int:
+            raise KeyError("user_id")
+
+    class Failing(Member):
+        async def fail(self, message: Any) -> None:
+            raise RuntimeError("a fault")
+
+    async with connect(Failing, user=Odd()) as stream:
+        await stream.receive()
+        await layer.group_send("one", {"type": "fail"})
+        await stream.read()
+        assert stream.failure is not None
+    [record] = [it for it in caplog.records if "Failing.fail() failed." in it.getMessage()]
+    assert record.user is None  # type: ignore[attr-defined]

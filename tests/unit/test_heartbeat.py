@@ -558,3 +558,27 @@ async def test_start_heartbeat_takes_one_or_its_parts() -> None:
 
     async with connect(Starting) as stream:
         assert (await stream.receive()).data == "own"
+
+
+async def test_event_that_is_serialized_as_the_stream_ends_is_left_out() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(serializers.Serializer[Any]):
+        def to_representation(self, instance: Any) -> Any:
+            begun.set()
+            go.wait(10)
+            return {}
+
+    class Beating(SSEView):
+        heartbeat = Heartbeat(FAST, lambda: ServerSentEvent(User(username="ada")))
+        serializer_classes = {User: Slow}
+        serialize_in_thread = True
+
+        async def stream(self) -> None:
+            await asyncio.to_thread(begun.wait, 10)
+            await self.send("last")
+            asyncio.get_running_loop().call_later(0.05, go.set)
+
+    async with connect(Beating) as stream:
+        assert (await stream.receive()).data == "last"
+        await stream.receive_end()

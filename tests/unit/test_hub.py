@@ -21,6 +21,7 @@ from django_sse.exceptions import BrokerError
 from django_sse.hub import get_hub
 from django_sse.outbox import Outbox
 from django_sse.roster import roster
+from django_sse.subscription import Subscription
 from django_sse.testing import connect
 from tests.waiting import eventually
 
@@ -331,3 +332,33 @@ async def test_tasks_may_begin_at_once(broker: MemoryBroker) -> None:
         assert (await stream.receive()).event == "reset"
         await apublish("x", "after")
         assert (await stream.receive()).data == "after"
+
+
+async def test_connection_that_cannot_hold_what_comes_is_given_up(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, reasons = asyncio.Event(), []
+
+    class Late(Listening):
+        async def stream(self) -> None:
+            ready.set()
+            await asyncio.Event().wait()
+
+        async def disconnect(self) -> None:
+            reasons.append(self.close_reason)
+
+    def fail(*args: Any) -> None:
+        raise MemoryError
+
+    async with (
+        connect(Late, kwargs={"topics": "a"}) as late,
+        connect(Listening, kwargs={"topics": "a"}) as other,
+    ):
+        await ready.wait()
+        while not other.last_event_id:
+            await other.receive_block()
+        monkeypatch.setattr(Subscription, "hold", fail)
+        await apublish("a", "x")
+        assert (await other.receive()).data == "x"
+        await late.receive_end()
+    assert reasons == ["overflow"]

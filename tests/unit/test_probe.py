@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from django_sse.probe import observe, protocol
+from django_sse.probe import _in_words, observe, protocol
 from tests.contrib.test_doctor import Script
 
 GZIPPED = (
@@ -60,3 +62,32 @@ def test_observe_says_that_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> N
 def test_protocol_is_the_older_one_where_nobody_speaks_tls(script: Script) -> None:
     script.answer(b"no TLS at all")
     assert protocol(script.url.replace("http:", "https:"), insecure=True) == "http/1.1"
+
+
+def wrong_version() -> ssl.SSLError:
+    error = ssl.SSLError(1, "wrong version number")
+    error.reason = "WRONG_VERSION_NUMBER"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ssl.SSLError(1, "[SSL: X] y"), "TLS fails"),
+        (wrong_version(), "what answers there speaks no TLS"),
+        (ConnectionRefusedError(111, "refused"), "nobody listens there"),
+        (socket.gaierror(-2, "unknown"), "the host has no address"),
+        (ConnectionResetError(104, "reset"), "closed without an answer"),
+        (http.client.RemoteDisconnected("gone"), "closed without an answer"),
+        (OSError(113, "No route to host"), "No route to host (OSError)"),
+        (http.client.BadStatusLine("SSH"), "speaks no HTTP (BadStatusLine: SSH"),
+        (OSError("odd"), "OSError: odd"),
+    ],
+)
+def test_failure_is_told_in_words(error: Exception, words: str) -> None:
+    assert words in _in_words(error)
+
+
+def test_password_in_an_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="sent by no browser"):
+        observe("http://a:b@127.0.0.1:1/", headers={}, seconds=1)

@@ -497,3 +497,12 @@ async def test_models_are_written_as_drf_does() -> None:
     with override_settings(TIME_ZONE="Europe/Berlin"):
         [text] = await sent(Users, user)
         assert text == JSONRenderer().render(UserSerializer(user).data).decode()
+
+
+def test_app_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django.apps.apps.is_installed", lambda name: False)
+    writer = ObjectWriter(overrides={}, renderer=JSONRenderer(), context=dict, owner=None)
+    with pytest.raises(
+        SerializerNotFound, match='"django_sse" is in INSTALLED_APPS, and it is not'
+    ):
+        writer.write(Leaky())

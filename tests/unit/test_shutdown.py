@@ -261,3 +261,48 @@ async def test_disconnect_that_hangs_holds_the_process_no_longer_than_it_may(
         await stream.disconnect()
     assert asyncio.get_running_loop().time() - began < 3.5
     assert "Hanging.disconnect() was not over before its process had to end." in caplog.text
+
+
+async def test_stream_that_cannot_be_told_costs_the_others_nothing(
+    ending: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd(Endless):
+        pass
+
+    shut_down = SSEView.shut_down
+
+    def fail(view: SSEView, deadline: float | None = None) -> None:
+        if isinstance(view, Odd):
+            raise RuntimeError("not foreseen")
+        shut_down(view, deadline)
+
+    monkeypatch.setattr(SSEView, "shut_down", fail)
+    reasons: list[str] = []
+    async with (
+        connect(Odd.as_view(reasons=[])) as odd,
+        connect(Endless.as_view(reasons=reasons)) as stream,
+    ):
+        await odd.receive()
+        await stream.receive()
+        ending.begin()
+        await stream.receive_end()
+        await eventually(lambda: reasons == ["shutdown"])
+    assert "Odd could not be told of the end." in caplog.text
+
+
+def test_handler_that_calls_us_in_vain_is_left_alone(handlers: Callable[[], list[Any]]) -> None:
+    shutdown, called = Shutdown(), []
+    loop = asyncio.new_event_loop()
+
+    def library(*args: Any) -> None:
+        called.append("library")
+        shutdown._on_signal(*args)
+
+    # It was there before us, and hooks itself over us again.
+    signal.signal(signal.SIGTERM, library)
+    shutdown.watch(loop)
+    signal.signal(signal.SIGTERM, library)
+    signal.raise_signal(signal.SIGTERM)
+    assert called == ["library"]
+    assert shutdown.draining
+    loop.close()

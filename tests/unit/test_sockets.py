@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import runpy
 import socket
 import sys
@@ -184,3 +185,14 @@ def test_nothing_is_queued_where_the_system_does_not_tell(
     elsewhere = runpy.run_path(sockets.__file__)
     assert elsewhere["queued"](pairs[0].scope) is None
     assert queued(pairs[0].scope) == 0
+
+
+def test_sockets_of_a_process_with_a_default_time_limit_are_left_alone() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        socket.setdefaulttimeout(5)
+        try:
+            assert list(sockets._connections()) == []
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(one.fileno())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured
 from rest_framework.exceptions import ParseError
 from rest_framework.permissions import IsAuthenticated
 
@@ -21,6 +22,7 @@ from django_sse.testing import (
     StreamEnded,
     capture_published,
     connect,
+    project_application,
 )
 from testproject.asgi import application
 
@@ -448,3 +450,22 @@ def plugin_options() -> list[str]:
     """Load the plugin as a user's pytest does: by its entry point, where it is installed."""
     installed = {entry.value for entry in entry_points(group="pytest11")}
     return [] if "django_sse.pytest_plugin" in installed else ["-p", "django_sse.pytest_plugin"]
+
+
+async def test_nothing_is_not_what_a_failed_stream_sends() -> None:
+    class Failing(SSEView):
+        async def stream(self) -> None:
+            raise RuntimeError("a fault")
+
+    async with connect(Failing) as stream:
+        with pytest.raises(StreamEnded, match="a fault"):
+            await stream.receive_nothing()
+    with pytest.raises(RuntimeError, match="a fault"):
+        async with connect(Failing) as stream:
+            pass
+
+
+def test_application_that_is_not_set_is_named(settings: Any) -> None:
+    del settings.ASGI_APPLICATION
+    with pytest.raises(ImproperlyConfigured, match="sse_connect needs ASGI_APPLICATION"):
+        project_application()
