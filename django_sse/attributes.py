@@ -76,6 +76,7 @@ RESERVED = (
     "subscribed",
     "tell_failure",
     "wind_up",
+    "wire",
 )
 
 

@@ -128,8 +128,9 @@ class Handshake(APIView):
         """Run the handshake and return the response, rendered later by Django."""
         if not hasattr(request, "scope"):
             # Refused: under WSGI, whose event loop lives for this call only.
-            refusal_: Any = await sync_to_async(self._admit)(request, *args, **kwargs)
-            return refusal_  # type: ignore[no-any-return]
+            return cast(
+                "HttpResponseBase", await sync_to_async(self._admit)(request, *args, **kwargs)
+            )
         # Now, since the signal may come while the stream is not there yet.
         shutdown.watch(asyncio.get_running_loop())
         # Who is authenticated before an order to end the user's streams is to get it.

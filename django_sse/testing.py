@@ -99,8 +99,10 @@ class StreamClient:
 
         What a test has not looked at here is raised as it leaves the block of ``connect()``.
         """
+        if not self._failures:
+            return None
         self._failure_is_known = True
-        return self._failures[0] if self._failures else None
+        return self._failures[0]
 
     def unknown_failure(self) -> Exception | None:
         """Return what was raised and has neither been looked at nor raised in the test."""

@@ -275,9 +275,10 @@ class SSEView(Session):
     ) -> None:
         """Begin to beat, or beat differently from now on.
 
-        Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``, ``0`` is off) and
-        ``event``; what is not given is the view's own, or the setting's where that is off. Raises ``ImproperlyConfigured`` for a
-        wrong one, and ``StreamClosed`` unless the stream is open.
+        Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``; ``0`` is off) and
+        ``event``; what is not given is the view's own, or the setting's where that is off. Raises
+        ``ImproperlyConfigured`` for a wrong one, ``TypeError`` for a ``Heartbeat`` with an event
+        beside it, and ``StreamClosed`` unless the stream is open.
         """
         if not self.is_open:
             raise StreamClosed(self._closed_text())
