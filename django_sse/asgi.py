@@ -60,12 +60,14 @@ class ASGIHandler(asgi.ASGIHandler):
                 forgive_cancellation()
                 return
             raise
-        view = exchange.view
+        view, exchange.view = exchange.view, None
         if view is not None:
             # From here on, nothing but the view itself is held for the life of the stream.
             receive = exchange.receive if exchange.gone else receive
-            del exchange
-            await view(scope, receive, send)
+            running = view(scope, receive, send)
+            # This frame may outlive the stream, in a traceback of what Django's handler cancelled.
+            del exchange, view
+            await running
 
     async def lifespan(self, receive: Receive, send: Send) -> None:
         """Answer a server's lifespan protocol, which Django refuses; its end is the streams' too.
@@ -187,6 +189,10 @@ class _Exchange:
             task.cancel()
         if pending:
             await asyncio.wait(pending, timeout=GOODBYE_SECONDS)
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                # Or asyncio would say that nobody did: Django's handler looks at them when it ends.
+                task.exception()
         if self.view is not None:
             await self.view.abandon("error")
 

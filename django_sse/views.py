@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -545,9 +545,8 @@ class SSEView(Session):
 
     async def _send_beat(self, beat: ServerSentEvent) -> None:
         try:
-            await self.send(beat)
-        except StreamClosed:
-            pass
+            with suppress(StreamClosed):
+                await self.send(beat)
         except Exception:
             logger.exception(
                 "The heartbeat of %s failed.", type(self).__qualname__, extra=self.log_extra()
