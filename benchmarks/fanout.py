@@ -77,7 +77,7 @@ def measure_latency(context: Context) -> Iterator[Result]:
         what = f"latency, {clients} clients"
         yield Result(f"{what}, median", name, *median, "ms")
         yield Result(f"{what}, 99th percentile", name, *late, "ms", 1)
-        yield Result(f"one by one, {clients} clients", name, *cost, "µs/delivery", LIMITS[kind][0])
+        yield Result(f"one by one, {clients} clients", name, *cost, "µs/delivery")
 
 
 def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from daphne.http_protocol import WebRequest
+from django.core.exceptions import RequestAborted
 
 from django_sse import SSEView, sse_path
-from django_sse.asgi import get_asgi_application
+from django_sse.asgi import _Exchange, get_asgi_application
 from django_sse.roster import roster
 from django_sse.testing import connect
 
@@ -189,3 +190,30 @@ async def test_server_that_cancels_again_leaves_no_stream_behind(
     assert task.done()
     assert len(reasons) == 1
     assert roster.streams() == []
+
+
+async def test_what_tasks_of_djangos_handler_raised_is_looked_at() -> None:
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: complaints.append(context)
+    )
+
+    async def abort() -> None:
+        raise RequestAborted
+
+    async def nobody(message: Any = None) -> Any:
+        raise AssertionError("Nobody is asked.")
+
+    async def leave_to(exchange: _Exchange) -> None:
+        task = asyncio.create_task(abort())
+        exchange._tasks.add(task)
+        await asyncio.wait([task])
+
+    for looks in (True, False):
+        exchange = _Exchange(nobody, nobody, None)
+        await leave_to(exchange)
+        if looks:
+            await exchange.stop()
+        del exchange
+        gc.collect()
+        assert len(complaints) == (not looks)
