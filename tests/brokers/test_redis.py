@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,9 @@ from django_sse.brokers.redis_listener import RedisListener
 from django_sse.exceptions import BrokerError, HistoryLost, PublishFailed
 from tests.brokers.conftest import MakeBroker
 from tests.brokers.ear import PATIENCE, TIMEOUT, Ear, eventually, publish
+from tests.certificates import make_certificate
 from tests.redis_server import Proxy, RedisServer
 from tests.servers import free_port
-from tests.services import find
 
 Listen = Callable[[Broker], Ear]
 
@@ -737,22 +736,8 @@ def test_a_broker_is_made_without_a_connection(location: str) -> None:
     RedisBroker(location, {"CLIENT": {"client_name": "sse"}}).close()
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A key, and a certificate of 127.0.0.1 that is its own authority."""
-    openssl = find("openssl", package="openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command = [openssl, *made, "-keyout", str(key), "-out", str(certificate), *subject]
-    subprocess.run(command, check=True, capture_output=True)
-    return key, certificate
-
-
-async def test_everything_goes_over_tls(
-    tmp_path: Path, certificate: tuple[Path, Path], listen: Listen
-) -> None:
-    key, trusted = certificate
+async def test_everything_goes_over_tls(tmp_path: Path, listen: Listen) -> None:
+    key, trusted = make_certificate(tmp_path)
     with RedisServer(tmp_path) as server:
         tls_port = free_port()
         files = {"tls-cert-file": trusted, "tls-key-file": key, "tls-ca-cert-file": trusted}

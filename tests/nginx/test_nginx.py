@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,11 +14,11 @@ import pytest
 
 from django_sse import doctor
 from django_sse.doctor import examine
+from tests.certificates import make_certificate
 from tests.http_client import Client
 from tests.nginx.proxy import Nginx
 from tests.project.journal import Journal
 from tests.servers import Server
-from tests.services import find
 
 #: Seconds in which what happens on one side of nginx is known on the other.
 AT_ONCE = 1.0
@@ -160,12 +159,7 @@ def test_nginx_doctor_tells_sound_from_buffering_compressing_and_impatient(
 def test_nginx_doctor_sees_http2(
     server: Server, nginx: Callable[..., Nginx], tmp_path: Path
 ) -> None:
-    openssl = find("openssl", package="openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command = [openssl, *made, "-keyout", str(key), "-out", str(certificate), *subject]
-    subprocess.run(command, check=True, capture_output=True)
+    key, certificate = make_certificate(tmp_path)
     proxy = nginx(
         changes={
             "server_name example.com;": f"ssl_certificate {certificate}; ssl_certificate_key {key};",
