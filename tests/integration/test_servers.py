@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +17,7 @@ import pytest
 from tests.http_client import Client
 from tests.project.journal import Journal
 from tests.servers import SERVERS, Server
+from tests.services import find
 
 Serve = Callable[..., Server]
 
@@ -116,9 +116,7 @@ def _meaningful(lines: Iterator[str]) -> Iterator[str]:
 
 
 def test_gzip_events_are_readable_by_curl(shared: Server) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("curl is not installed: apt-get install curl")
+    curl = find("curl", package="curl")
     options = ["--no-buffer", "--silent", "--compressed", "--max-time", "10"]
     process = subprocess.Popen(
         [curl, *options, f"{shared.url}/steps/"], stdout=subprocess.PIPE, text=True
