@@ -34,7 +34,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
     "daphne": ("-b", HOST, "-p", "{port}"),
     "uvicorn": ("--host", HOST, "--port", "{port}"),
     "hypercorn": ("--bind", f"{HOST}:{{port}}", "--workers", "1"),
-    "granian": ("--interface", "asginl", "--host", HOST, "--port", "{port}", "--workers", "1"),
+    "granian": ("--interface", "asgi", "--host", HOST, "--port", "{port}", "--workers", "1"),
 }
 
 #: The servers that the project supports, for ``pytest.mark.parametrize``.
