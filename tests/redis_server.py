@@ -24,6 +24,7 @@ START_SECONDS = 15.0
 class RedisServer:
     """A ``redis-server`` on a free port of 127.0.0.1, with its data in ``directory``.
 
+    ``REDIS_SERVER`` in the environment names another program, as ``valkey-server``.
     Everything that was confirmed survives ``kill()``: the append-only file is written before Redis
     answers. With ``appendonly=False`` only what ``save()`` wrote survives.
     """
@@ -31,7 +32,8 @@ class RedisServer:
     def __init__(
         self, directory: Path, *, password: str | None = None, appendonly: bool = True
     ) -> None:
-        self.program = find("redis-server", package="redis-server")
+        program = os.environ.get("REDIS_SERVER", "redis-server")
+        self.program = find(program, package="redis-server")
         self.directory = directory
         self.password = password
         self.appendonly = appendonly
