@@ -14,7 +14,7 @@ from django.conf import settings
 from tests.project.journal import Journal
 from tests.servers import Server, copy_database, make_database
 
-#: What `-m "not slow"` leaves out: it shows the behaviour of servers, Redis, nginx and browsers.
+#: What `-m "not slow"` leaves out: it shows the behaviour of servers, Redis, proxies and browsers.
 SLOW = (
     "attack",
     "contrib/test_doctor.py",
@@ -26,6 +26,7 @@ SLOW = (
     "integration/test_browser.py",
     "integration/test_servers.py",
     "nginx",
+    "proxies",
     "topics/test_commands.py",
     "topics/test_flow.py",
     "topics/test_slow_clients.py",
