@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ from tests.docs.pages import PAGES, README, ROOT, Block, Project, blocks, files,
 from tests.servers import free_port, listens
 
 #: Pages whose examples are run as well as loaded: they need migrations, tables and a user.
-RUN = ("README.md", "recipes.md", "testing.md")
+RUN = ("README.md", "recipes.md", "testing.md", "tokens.md")
 #: Pages whose examples build on packages that are not installed here, with what stands in for them.
 STAND_INS = {
     "handshake.md": {
@@ -105,11 +106,23 @@ def test_links_resolve(page: Path) -> None:
 
 
 def test_every_page_is_linked_from_the_index_and_the_readme() -> None:
-    pages = {page.name for page in PAGES if page != README}
-    index = {Path(link).name for link in LINK.findall(prose(ROOT / "docs" / "index.md"))}
-    readme = {Path(link.partition("#")[0]).name for link in LINK.findall(prose(README))}
-    assert pages - index == {"index.md"}
-    assert pages - readme == {"index.md"}
+    docs = ROOT / "docs"
+    pages = {page for page in PAGES if page.parent == docs}
+    assert pages - linked(docs / "index.md") == {docs / "index.md"}
+    assert pages - linked(README) == {docs / "index.md"}
+    # A folder's pages are linked from its own index, and that from the others.
+    folders = {page.parent for page in PAGES} - {docs, ROOT}
+    assert folders
+    for folder in folders:
+        index = folder / "index.md"
+        assert {page for page in PAGES if page.parent == folder} - linked(index) == {index}
+        assert index in linked(docs / "index.md") & linked(README)
+
+
+def linked(page: Path) -> set[Path]:
+    """Return the files that a page links to."""
+    links = (link.partition("#")[0] for link in LINK.findall(prose(page)))
+    return {(page.parent / link).resolve() for link in links if link}
 
 
 def anchors(page: Path) -> set[str]:
@@ -311,3 +324,78 @@ def test_recipes_run(pasted: Pasted) -> None:
                     assert piece["at"] == len(text)
                     text += piece["text"]
             assert (event.event, text.strip()) == ("end", "You said: to be or not")
+
+
+def test_token_that_expires_ends_its_stream_and_a_new_one_goes_on(
+    pasted: Pasted, tmp_path: Path
+) -> None:
+    # The page's periods are longer than a test.
+    project = Project(tmp_path / "tokens", pasted(ROOT / "docs" / "tokens.md"))
+    streams = project.directory / "shop" / "streams.py"
+    text = streams.read_text()
+    assert text.count("recheck_period = 30") == 1
+    streams.write_text(text.replace("recheck_period = 30", "recheck_period = 0.2"))
+    project.write("brief.py", BRIEF)
+
+    def opened(client: httpx.Client, path: str, token: str = "", last: str = "") -> Any:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return client.stream("GET", path, headers=headers | {"Last-Event-ID": last})
+
+    with serving(project, "uvicorn") as client:
+        given = {"username": "ada", "password": "secret"}
+        pair = client.post("/token/", data=given).json()
+        bearer = {"Authorization": f"Bearer {pair['access']}"}
+        ticket = client.post("/tickets/", headers=bearer, json={"path": "/ticket/orders/"}).json()
+        log_in(client)
+        brief = project.run("brief.py").strip()
+        with (
+            opened(client, "/token/orders/", brief) as response,
+            opened(client, ticket["url"]) as by_ticket,
+        ):
+            reader = Reader(response)
+            ticket_reader = Reader(by_ticket)
+            seen = add_order(client, reader)
+            assert ticket_reader.event().id == seen
+            while (event := reader.event()).event != "revoked":
+                pass
+            with pytest.raises(StopIteration):  # The response has ended properly.
+                reader.event()
+            # The ticket goes on.
+            add_order(client, ticket_reader)
+        assert (
+            client.get("/token/orders/", headers={"Authorization": f"Bearer {brief}"}).status_code
+            == 401
+        )
+        renewed = client.post("/token/refresh/", data={"refresh": pair["refresh"]}).json()
+        with opened(client, "/token/orders/", renewed["access"], seen) as response:
+            reader = Reader(response)
+            assert reader.event().event == "created"  # What came meanwhile.
+            add_order(client, reader)
+
+
+BRIEF = '''"""Prints an access token that lasts for two seconds."""
+from datetime import timedelta
+
+import django
+
+django.setup()
+
+from django.contrib.auth.models import User
+from rest_framework_simplejwt.tokens import AccessToken
+
+token = AccessToken.for_user(User.objects.get())
+token.set_exp(lifetime=timedelta(seconds=2))
+print(token)
+'''
+
+
+def add_order(client: httpx.Client, reader: Reader) -> str:
+    """Add an order in the admin; return the id of the event that tells of it."""
+    order = {"item": "Cup", "quantity": "1", "total": "3.80"}
+    when = {"created_0": "2026-01-01", "created_1": "12:00:03"}
+    added = client.post("/admin/shop/order/add/", data=order | when | csrf(client))
+    assert added.status_code == 302, added.text
+    while (event := reader.event()).event != "created":
+        pass
+    assert event.id
+    return event.id
