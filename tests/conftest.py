@@ -17,6 +17,7 @@ from tests.servers import Server, copy_database, make_database
 #: What `-m "not slow"` leaves out: it shows the behaviour of servers, Redis, proxies and browsers.
 SLOW = (
     "attack",
+    "clients",
     "contrib/test_doctor.py",
     "contrib/test_sse_stats.py",
     "docs",

@@ -74,6 +74,10 @@ class Browser:
         found = self._journal.wait_for("connect", key=key, count=count)
         return [(entry["step"], entry["last"]) for entry in found]
 
+    def leaves(self, key: str) -> bool:
+        """Wait until a connection has ended."""
+        return bool(self._journal.wait_for("disconnect", key=key))
+
     def _serve(self, route: Route) -> None:
         name = route.request.url.rpartition("/")[2]
         # ES modules import each other without an ending.
@@ -197,17 +201,10 @@ def run(browser: Browser) -> Callable[[str, str, str], Page]:
         browser.show(_LOGGING.replace("SCRIPT", script))
         return browser.page
 
-    follow = DOCUMENTED["js"]
-    show = browser.show
-
-    def show_with_follow(html: str, **served: str) -> None:
-        show(html, **served)
-
     browser.page.route(
         "**/static/follow.js",
-        lambda route: route.fulfill(body=follow, content_type="text/javascript"),
+        lambda route: route.fulfill(body=DOCUMENTED["js"], content_type="text/javascript"),
     )
-    browser.show = show_with_follow  # type: ignore[method-assign]
     return run
 
 
@@ -254,3 +251,39 @@ def test_fetch_event_source_as_documented_resumes_and_stops(
         ("ends", "1"),
         ("204", "2"),
     ]
+
+
+_HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+@pytest.mark.parametrize("client", ["htmx4", "fetch"])
+def test_hidden_tab_closes_its_stream_and_resumes(
+    browser: Browser, run: Callable[[str, str, str], Page], client: str
+) -> None:
+    key = f"hidden-{client}"
+    if client == "htmx4":
+        html = _at(
+            DOCUMENTED["shop/templates/shop/htmx4.html"], "/orders/unnamed-rows/", key, "stays"
+        )
+        browser.show(html, htmx="htmx4/dist/htmx.js", **{"hx-sse": SSE4})
+        expect(browser.page.locator("ul")).to_have_text("1")
+    else:
+        run(_DEFAULTS, key, "stays").wait_for_function("log.some(event => event.event === 'named')")
+    browser.page.evaluate(_HIDE, True)
+    assert browser.leaves(key)
+    browser.page.evaluate(_HIDE, False)
+    assert browser.connects(key, 2) == [("stays", None), ("stays", "1")]
+
+
+def test_fetch_event_source_as_documented_stays_in_a_hidden_tab(
+    browser: Browser, run: Callable[[str, str, str], Page]
+) -> None:
+    page = run(_FOLLOW, "seen", "stays")
+    page.wait_for_function("log.length === 2")
+    for hidden in (True, False):
+        page.evaluate(_HIDE, hidden)
+    page.wait_for_timeout(500)
+    assert browser.connects("seen", 1) == [("stays", None)]

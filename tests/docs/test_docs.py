@@ -125,6 +125,28 @@ def linked(page: Path) -> set[Path]:
     return {(page.parent / link).resolve() for link in links if link}
 
 
+@pytest.mark.parametrize(
+    ("page", "example"),
+    [
+        ("haproxy.md", "haproxy.cfg"),
+        ("apache.md", "apache.conf"),
+        ("caddy.md", "Caddyfile"),
+        ("varnish.md", "varnish.vcl"),
+    ],
+)
+def test_configurations_of_proxies_are_those_that_are_tested(page: str, example: str) -> None:
+    docs = ROOT / "docs"
+    [block] = [it for it in blocks(docs / "proxies" / page) if it.text.startswith("# /etc/")]
+    assert without_comments(block.text) == without_comments(
+        (docs / "examples" / example).read_text(encoding="utf-8")
+    )
+
+
+def without_comments(text: str) -> list[str]:
+    lines = (line.rstrip() for line in text.splitlines())
+    return [line for line in lines if line and not line.lstrip().startswith("#")]
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub makes of a page's headings."""
     found = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
@@ -356,7 +378,7 @@ def test_token_that_expires_ends_its_stream_and_a_new_one_goes_on(
             ticket_reader = Reader(by_ticket)
             seen = add_order(client, reader)
             assert ticket_reader.event().id == seen
-            while (event := reader.event()).event != "revoked":
+            while reader.event().event != "revoked":
                 pass
             with pytest.raises(StopIteration):  # The response has ended properly.
                 reader.event()

@@ -3,4 +3,4 @@
 from tests.project.settings import *  # noqa: F403
 
 ROOT_URLCONF = "tests.proxies.streams"
-DJANGO_SSE = {"HEARTBEAT": {"PERIOD": 0.4}}
+DJANGO_SSE = {"HEARTBEAT": {"PERIOD": 0.3}}
