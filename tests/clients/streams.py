@@ -33,7 +33,8 @@ class Scripted(SSEView):
         self.done[key] = number + 1
         steps = self.request.GET["script"].split(",")
         self.step = steps[number] if number < len(steps) else "stays"
-        record("connect", key=key, step=self.step, last=self.last_event_id)
+        sent = self.request.headers.get("Authorization")
+        record("connect", key=key, step=self.step, last=self.last_event_id, authorization=sent)
         if self.step == "502":
             raise BadGateway
         if self.step == "204":
