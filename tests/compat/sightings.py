@@ -41,15 +41,14 @@ def sentry(trial: Trial) -> None:
     _traced(trial)
 
 
-def newrelic(trial: Trial) -> None:
-    _traced(trial)
+newrelic = datadog = elastic = sentry
 
 
-def datadog(trial: Trial) -> None:
-    _traced(trial)
+def elastic_errors(trial: Trial) -> None:
+    check([error.kind for error in trial.errors()] == ["Boom"], f"It has {trial.errors()}.")
 
 
-def elastic(trial: Trial) -> None:
+def datadog_views(trial: Trial) -> None:
     _traced(trial)
 
 

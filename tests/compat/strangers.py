@@ -13,10 +13,11 @@ SWITCHES = "tests.compat.project.switches"
 
 #: What a package may do to a stream, by the names that ``Stranger.costs`` uses.
 COSTS = {
-    "thread": "A thread for each open stream",
-    "spans": "A span for each event",
-    "memory": "Memory that grows with each event",
-    "trace": "A trace that stays open as long as the stream",
+    "thread": "a thread for each open stream",
+    "memory": "memory that grows with each event",
+    "spans": "a span for each event",
+    "trace": "its trace lasts as long as the stream",
+    "untraced": "no request is traced",
 }
 
 
@@ -38,6 +39,8 @@ class Stranger:
     urls: dict[str, str] = field(default_factory=dict)
     #: Dotted name of what the settings call at their end.
     switch: str | None = None
+    #: Dotted name of what ``asgi.py`` calls before it imports anything.
+    before: str | None = None
     #: Dotted name of what wraps the ASGI application.
     wrapper: str | None = None
     #: What stands before the server's command. ``{collector}`` is the bench's host and port.
@@ -72,11 +75,57 @@ _OTLP = {
     "OTEL_LOGS_EXPORTER": "none",
     "OTEL_SERVICE_NAME": "compat",
 }
+_NEWRELIC = {
+    "NEW_RELIC_DEVELOPER_MODE": "true",
+    "NEW_RELIC_APP_NAME": "compat",
+    "NEW_RELIC_LICENSE_KEY": "0" * 40,
+    "NEW_RELIC_STARTUP_TIMEOUT": "10",
+}
+_DATADOG = {
+    "DD_TRACE_AGENT_URL": "http://{collector}",
+    "DD_TRACE_API_VERSION": "v0.4",
+    "DD_TRACE_WRITER_INTERVAL_SECONDS": "0.3",
+    "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
+    "DD_REMOTE_CONFIGURATION_ENABLED": "false",
+    "DD_CRASHTRACKING_ENABLED": "false",
+    "DD_TRACE_STARTUP_LOGS": "false",
+    "DD_SERVICE": "compat",
+}
+_ELASTIC = {
+    "ELASTIC_APM_SERVER_URL": "http://{collector}",
+    "ELASTIC_APM_SERVICE_NAME": "compat",
+    "ELASTIC_APM_API_REQUEST_TIME": "300ms",
+    "ELASTIC_APM_CENTRAL_CONFIG": "false",
+    "ELASTIC_APM_CLOUD_PROVIDER": "none",
+}
+_LONG = (
+    "Its averages of latency count streams as requests of minutes or hours. Leave the streams' "
+    "paths out of alerts on latency. The trace itself does not grow with the stream."
+)
 _DRF = "rest_framework.authentication"
 _OTEL_SEES = (
     "the request's span ends with the handshake; the span `stream …` of django_sse is its child, "
-    "ends with the stream, and has the error"
+    "ends with the stream, and is marked as failed"
 )
+_OTEL_ASGI_SEES = (
+    "a span for each stream, and within it the span `stream …` of django_sse, which is marked as "
+    "failed"
+)
+
+def _logging(handler: str) -> dict[str, Any]:
+    """Return the bench's logging with one more handler, for ``django_sse``."""
+    path = handler if "." in handler else f"tests.compat.project.remedies.{handler}"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {
+            "console": {"class": "logging.StreamHandler"},
+            "reporting": {"class": path, "level": "ERROR"},
+        },
+        "root": {"handlers": ["console"], "level": "INFO"},
+        "loggers": {"django_sse": {"handlers": ["reporting"]}},
+    }
+
 
 STRANGERS = (
     Stranger("nothing", switched_on="the bench's project by itself"),
@@ -117,6 +166,7 @@ STRANGERS = (
         switch=f"{SWITCHES}.sentry",
         sighting="sentry",
         sees="the exception of `stream()` once, with the stream's URL; one transaction per stream",
+        costs={"trace": _LONG},
     ),
     Stranger(
         "Sentry, ASGI middleware",
@@ -126,66 +176,90 @@ STRANGERS = (
         wrapper=f"{SWITCHES}.sentry_middleware",
         sighting="sentry",
         sees="the exception of `stream()` once, with the stream's URL; one transaction per stream",
+        costs={"trace": _LONG},
     ),
     Stranger(
         "New Relic",
         ("newrelic",),
-        "`newrelic-admin run-program`, developer mode",
+        "`newrelic-admin run-program`, developer mode; a handler for errors",
         command=("newrelic-admin", "run-program"),
-        env={
-            "NEW_RELIC_DEVELOPER_MODE": "true",
-            "NEW_RELIC_APP_NAME": "compat",
-            "NEW_RELIC_LICENSE_KEY": "0" * 40,
-            "NEW_RELIC_STARTUP_TIMEOUT": "10",
-        },
+        env=_NEWRELIC,
         urls={"newrelic/": "tests.compat.project.views.newrelic"},
+        settings={"LOGGING": _logging("NewRelicHandler")},
         sighting="newrelic",
+        sees="a transaction for each stream; the exception of `stream()` once, by the handler",
+        costs={"trace": _LONG},
+    ),
+    Stranger(
+        "New Relic, Granian",
+        ("newrelic", "granian"),
+        "`newrelic.agent.initialize()` at the top of `asgi.py`; a handler for errors",
+        server="granian",
+        before=f"{SWITCHES}.newrelic_agent",
+        env=_NEWRELIC,
+        urls={"newrelic/": "tests.compat.project.views.newrelic"},
+        settings={"LOGGING": _logging("NewRelicHandler")},
+        sighting="newrelic",
+        sees="a transaction for each stream; the exception of `stream()` once, by the handler",
+        costs={"trace": _LONG},
     ),
     Stranger(
         "Datadog",
         ("ddtrace",),
         "`ddtrace-run`",
         command=("ddtrace-run",),
-        env={
-            "DD_TRACE_AGENT_URL": "http://{collector}",
-            "DD_TRACE_API_VERSION": "v0.4",
-            "DD_TRACE_WRITER_INTERVAL_SECONDS": "0.3",
-            "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
-            "DD_REMOTE_CONFIGURATION_ENABLED": "false",
-            "DD_CRASHTRACKING_ENABLED": "false",
-            "DD_TRACE_STARTUP_LOGS": "false",
-            "DD_SERVICE": "compat",
+        env=_DATADOG,
+        sighting="datadog_views",
+        sees="spans of middlewares and views",
+        costs={
+            "untraced": (
+                "It wraps `django.core.asgi.get_asgi_application()`, which the project no longer "
+                "calls. Put its own middleware around the application, as in the next row: "
+                "`application = TraceMiddleware(get_asgi_application())`, from "
+                "`ddtrace.contrib.asgi`."
+            )
         },
+    ),
+    Stranger(
+        "Datadog, ASGI middleware",
+        ("ddtrace",),
+        "`ddtrace-run`, and `TraceMiddleware` around the application; a handler for errors",
+        command=("ddtrace-run",),
+        wrapper=f"{SWITCHES}.datadog_middleware",
+        env=_DATADOG,
+        settings={"LOGGING": _logging("DatadogHandler")},
         sighting="datadog",
+        sees="a trace for each stream, which has the exception of `stream()`, by the handler",
+        costs={"trace": _LONG},
     ),
     Stranger(
         "Elastic APM",
         ("elastic-apm",),
-        "app and `TracingMiddleware`",
+        "app, `TracingMiddleware` and its `LoggingHandler`",
         apps=("elasticapm.contrib.django",),
         middleware_first=("elasticapm.contrib.django.middleware.TracingMiddleware",),
-        env={
-            "ELASTIC_APM_SERVER_URL": "http://{collector}",
-            "ELASTIC_APM_SERVICE_NAME": "compat",
-            "ELASTIC_APM_API_REQUEST_TIME": "300ms",
-            "ELASTIC_APM_CENTRAL_CONFIG": "false",
-            "ELASTIC_APM_CLOUD_PROVIDER": "none",
+        settings={"LOGGING": _logging("elasticapm.contrib.django.handlers.LoggingHandler")},
+        env=_ELASTIC,
+        sighting="elastic_errors",
+        sees="the exception of `stream()` once, without its URL",
+        costs={
+            "untraced": (
+                "Its Django integration traces no request under ASGI, under Django's own handler "
+                "neither. Put its `ASGITracingMiddleware` around the application, as in the next "
+                "row."
+            )
         },
-        sighting="elastic",
     ),
     Stranger(
         "Elastic APM, ASGI middleware",
         ("elastic-apm",),
-        "`ASGITracingMiddleware` around the application",
+        "app, `LoggingHandler`, and `ASGITracingMiddleware` around the application",
+        apps=("elasticapm.contrib.django",),
         wrapper=f"{SWITCHES}.elastic_middleware",
-        env={
-            "ELASTIC_APM_SERVER_URL": "http://{collector}",
-            "ELASTIC_APM_SERVICE_NAME": "compat",
-            "ELASTIC_APM_API_REQUEST_TIME": "300ms",
-            "ELASTIC_APM_CENTRAL_CONFIG": "false",
-            "ELASTIC_APM_CLOUD_PROVIDER": "none",
-        },
+        settings={"LOGGING": _logging("elasticapm.contrib.django.handlers.LoggingHandler")},
+        env=_ELASTIC,
         sighting="elastic",
+        sees="a transaction for each stream's handshake; the exception of `stream()` once",
     ),
     Stranger(
         "OpenTelemetry, Django",
@@ -213,6 +287,15 @@ STRANGERS = (
         wrapper=f"{SWITCHES}.opentelemetry_middleware",
         env=_OTLP,
         sighting="opentelemetry",
+        sees=_OTEL_ASGI_SEES,
+        costs={
+            "trace": _LONG,
+            "spans": (
+                "It makes a span `… http send` for every message, and so for each write to a "
+                'client. Switch them off: `OpenTelemetryMiddleware(application, exclude_spans=["receive", "send"])`, '
+                "or `OTEL_PYTHON_ASGI_EXCLUDE_SPANS`."
+            ),
+        },
     ),
     Stranger(
         "OpenTelemetry, ASGI without messages",
@@ -222,6 +305,8 @@ STRANGERS = (
         wrapper=f"{SWITCHES}.opentelemetry_middleware_without_messages",
         env=_OTLP,
         sighting="opentelemetry",
+        sees=_OTEL_ASGI_SEES,
+        costs={"trace": _LONG},
     ),
     Stranger(
         "Logfire, Django",
@@ -240,6 +325,8 @@ STRANGERS = (
         wrapper=f"{SWITCHES}.logfire_middleware",
         env=_OTLP,
         sighting="opentelemetry",
+        sees=_OTEL_ASGI_SEES,
+        costs={"trace": _LONG},
     ),
     Stranger(
         "django-prometheus",
@@ -306,14 +393,22 @@ STRANGERS = (
         middleware=("django_structlog.middlewares.RequestMiddleware",),
         switch=f"{SWITCHES}.structlog",
         sighting="structlog",
-        sees="`streaming_started` and the stream's end are logged with the request's id",
+        sees="`streaming_started` and `streaming_finished` are logged with the request's id",
+        costs={
+            "thread": (
+                "Its `RequestMiddleware` wraps the content of streaming responses, so the connection "
+                "can't be taken over, and Django's handler holds a thread for each stream. Use the "
+                "subclass [below](#the-handlers-and-the-middleware), which leaves streams alone; its "
+                "`request_finished` is then logged at the end of the handshake."
+            )
+        },
     ),
     Stranger(
         "django-structlog, streams left alone",
         ("django-structlog", "structlog"),
-        "app, and the middleware of [its remedy](#django-structlog)",
+        "app, and the middleware of [the remedy](#the-handlers-and-the-middleware)",
         apps=("django_structlog",),
-        middleware=("tests.compat.project.middleware.StreamRequestMiddleware",),
+        middleware=("tests.compat.project.remedies.StreamRequestMiddleware",),
         switch=f"{SWITCHES}.structlog",
         sighting="structlog_handshake",
         sees="`request_finished` is logged at the handshake's end",
@@ -421,7 +516,7 @@ STRANGERS = (
     ),
     Stranger(
         "Simple JWT",
-        ("djangorestframework_simplejwt",),
+        ("djangorestframework-simplejwt",),
         "authentication class",
         settings={
             "REST_FRAMEWORK": {

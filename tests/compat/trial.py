@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ TRIED = {
     "event": "the median event arrives within 100 ms of being published",
     "leaving": "the stream ends when its client leaves",
     "error": "an exception in `stream()` ends the response and is logged once",
+    "costs": "what it costs can be measured",
     "stop": "with an open stream, SIGTERM sends `retry` and ends the process in time",
     "sees": "the package has seen what its column says",
 }
@@ -34,7 +36,9 @@ TRIES = 3
 EVENTS = 10
 STREAMS = 20
 BATCH = 2000
-BYTES_PER_EVENT = 500
+BATCHES = 5
+#: A span takes more; what grows with no event, takes less than a tenth.
+BYTES_PER_EVENT = 800
 HOLD_SECONDS = 2.0
 STOP_SECONDS = 6.0
 BIN = Path(sys.executable).parent
@@ -42,6 +46,10 @@ BIN = Path(sys.executable).parent
 _COMMANDS = {
     "uvicorn": ("uvicorn", "--host", HOST, "--port", "{port}"),
     "daphne": ("daphne", "-b", HOST, "-p", "{port}"),
+    "granian": (
+        *("granian", "--interface", "asgi", "--workers", "1"),
+        *("--host", HOST, "--port", "{port}"),
+    ),
     "gunicorn": (
         *("gunicorn", "--worker-class", "uvicorn_worker.UvicornWorker"),
         *("--workers", "1", "--bind", f"{HOST}:{{port}}"),
@@ -83,6 +91,8 @@ class Trial:
         self.stranger = stranger
         self.failures: dict[str, str] = {}
         self.costs: set[str] = set()
+        #: How the package heard of the exception in ``stream()``: "reported", "span" or "log".
+        self.heard = "log"
         self.seconds = 0.0
         self.latency = 0.0
         self.log = ""
@@ -106,7 +116,8 @@ class Trial:
             self._try("event", self._event)
             self._try("leaving", self._leaving)
             self._try("error", self._error)
-            self._try("event", self._measure)
+            self._try("costs", self._measure)
+            self._try("error", self._listen)
             if sighting is not None:
                 self._try("sees", lambda: sighting(self))
             self._try("stop", self._stop)
@@ -154,6 +165,11 @@ class Trial:
         return headers
 
     # What sightings use besides.
+
+    @property
+    def traces(self) -> bool:
+        """Whether the package is one that traces requests."""
+        return self.stranger.sighting in TRACING
 
     def get(
         self,
@@ -294,30 +310,47 @@ class Trial:
             if _threads(pid) - before >= STREAMS * 0.75:
                 self.costs.add("thread")
         self._settle()
-        spans = len(self.spans())
+        spans = 0
+        if self.traces:
+            _wait_until_quiet(self._count)
+            spans = self._count()
         with self.open() as client:
             client.piece()
             began = time.monotonic()
             growth = []
             rss = 0
-            for _ in range(4):
+            for _ in range(BATCHES):
                 self.get(f"/publish/many/?count={BATCH}")
                 for _ in range(BATCH):
                     client.event()
                 rss, last = _resident_bytes(pid), rss
                 growth.append((rss - last) / BATCH)
-            # The first fills the topic's history.
+            # The first ones fill the topic's history, and the queues of agents.
             if min(growth[2:]) > BYTES_PER_EVENT:
                 self.costs.add("memory")
             time.sleep(max(0.0, HOLD_SECONDS - (time.monotonic() - began)))
         self._settle()
-        if self.stranger.sighting in TRACING:
-            self.collector.wait_for(lambda: any(map(_is_stream, self.spans())), 5)
-            _wait_until_quiet(self.spans)
-            if len(self.spans()) - spans > BATCH / 8:
+        if self.traces:
+            _wait_until_quiet(self._count)
+            if self._count() - spans > BATCH / 8:
                 self.costs.add("spans")
-            if any(_is_stream(s) and s.seconds > HOLD_SECONDS * 0.75 for s in self.spans()):
+            ended = self.spans()
+            if any(_is_stream(s) and s.seconds > HOLD_SECONDS * 0.75 for s in ended):
                 self.costs.add("trace")
+            if not any("state/" in span.place for span in ended):
+                self.costs.add("untraced")
+
+    def _count(self) -> int:
+        """Return how many spans there are of streams and their sending."""
+        spans = self.spans()
+        return sum(not re.search("publish|state|newrelic", span.place) for span in spans)
+
+    def _listen(self) -> None:
+        """Find out how the package has heard of the exception."""
+        if any(error.kind == "Boom" for error in self.errors()):
+            self.heard = "reported"
+        elif any(span.failed and "failing" in span.place.lower() for span in self.spans()):
+            self.heard = "span"
 
     def _stop(self) -> None:
         with self.open() as client:
@@ -340,7 +373,15 @@ class Trial:
 
 
 #: The sightings of agents that trace.
-TRACING = {"sentry", "newrelic", "datadog", "elastic", "opentelemetry"}
+TRACING = {
+    "sentry",
+    "newrelic",
+    "datadog",
+    "datadog_views",
+    "elastic",
+    "elastic_errors",
+    "opentelemetry",
+}
 
 
 def _is_stream(span: Span) -> bool:
@@ -357,10 +398,11 @@ def _resident_bytes(pid: int) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _wait_until_quiet(spans: Callable[[], list[Span]]) -> None:
-    count = -1
+def _wait_until_quiet(count: Callable[[], int]) -> None:
+    """Wait until an agent, which reports a few times a second, has nothing more to report."""
+    last = -1
     for _ in range(20):
-        time.sleep(0.7)
-        before, count = count, len(spans())
-        if before == count:
+        before, last = last, count()
+        if before == last:
             return
+        time.sleep(1.0)

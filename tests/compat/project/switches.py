@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from django_sse.events import CONTENT_TYPE
-
 
 def sentry() -> None:
     import sentry_sdk
@@ -88,6 +86,18 @@ def logfire_middleware(application: Any) -> Any:
     return logfire.instrument_asgi(application)
 
 
+def newrelic_agent() -> None:
+    import newrelic.agent
+
+    newrelic.agent.initialize()
+
+
+def datadog_middleware(application: Any) -> Any:
+    from ddtrace.contrib.asgi import TraceMiddleware
+
+    return TraceMiddleware(application)
+
+
 def elastic_middleware(application: Any) -> Any:
     from elasticapm.contrib.asgi import ASGITracingMiddleware
 
@@ -132,11 +142,6 @@ def passing_on(application: Any) -> Any:
         await application(dict(scope), own_receive, own_send)
 
     return wrapped
-
-
-def is_stream(response: Any) -> bool:
-    """Return whether a response is a stream of events."""
-    return str(response.get("Content-Type", "")).startswith(CONTENT_TYPE.partition(";")[0])
 
 
 def always(request: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -18,6 +19,8 @@ async def publish_many(request: HttpRequest) -> JsonResponse:
     count = int(request.GET["count"])
     for _ in range(count):
         await apublish("news", {"at": time.monotonic(), "text": "x" * 100}, event="news")
+        # What is published within one turn of the event loop would be sent in one piece.
+        await asyncio.sleep(0.0002)
     return JsonResponse({"published": count})
 
 
