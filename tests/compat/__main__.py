@@ -13,7 +13,8 @@ from pathlib import Path
 
 from . import sightings
 from .page import PAGE, Result, pinned, unequal, written
-from .strangers import STRANGERS, Stranger
+from .stranger import Stranger
+from .strangers import STRANGERS
 from .trial import Trial
 
 

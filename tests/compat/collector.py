@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -51,7 +52,8 @@ class Collector:
                     collector._changed.notify_all()
                 self._answer()
 
-            do_PUT = do_POST
+            def do_PUT(self) -> None:
+                self.do_POST()
 
             def do_GET(self) -> None:
                 self._answer()
@@ -163,8 +165,6 @@ def _sentry(body: bytes) -> Iterator[Span | Error]:
 
 
 def _sentry_seconds(item: Any) -> float:
-    from datetime import datetime  # noqa: PLC0415
-
     def at(value: Any) -> float:
         return value if isinstance(value, float) else datetime.fromisoformat(value).timestamp()
 
@@ -173,7 +173,7 @@ def _sentry_seconds(item: Any) -> float:
 
 def _otlp(body: bytes) -> Iterator[Span | Error]:
     # The bench's environment has it; the tests that read the table have not.
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
         ExportTraceServiceRequest,
     )
 
@@ -194,7 +194,7 @@ def _otlp(body: bytes) -> Iterator[Span | Error]:
 
 
 def _datadog(body: bytes) -> Iterator[Span | Error]:
-    import msgpack  # noqa: PLC0415 - as above
+    import msgpack  # As above.
 
     for trace in msgpack.unpackb(body, raw=False, strict_map_key=False):
         for span in trace:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers import ROOT
 
-from .strangers import COSTS, STRANGERS, Stranger
+from .stranger import COSTS, Stranger
+from .strangers import STRANGERS
 
 PAGE = ROOT / "docs" / "compatibility.md"
 PINS = ROOT / "requirements-compat.txt"
@@ -45,12 +46,12 @@ def written(results: Mapping[str, Result]) -> str:
     """Return the page with the rows of these results; rows of others are as they are there."""
     text = PAGE.read_text(encoding="utf-8")
     head, _, old = text.partition(_BEGIN)
-    rows = dict(_rows(old))
-    rows |= {s.name: row(s, results[s.name]) for s in STRANGERS if s.name in results}
+    found = rows(old)
+    found |= {s.name: row(s, results[s.name]) for s in STRANGERS if s.name in results}
     lines = [
         "| beside the streams | version | switched on by | verdict | an error in `stream()` | what it sees | cost |",
         "|---|---|---|---|---|---|---|",
-        *(rows[s.name] for s in STRANGERS if s.name in rows),
+        *(found[s.name] for s in STRANGERS if s.name in found),
     ]
     return "\n".join([head + _BEGIN, *lines, "", *_costs(), *_remedies()]) + "\n"
 
@@ -71,10 +72,10 @@ def row(stranger: Stranger, result: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _rows(text: str) -> Iterable[tuple[str, str]]:
-    for line in text.splitlines():
-        if line.startswith("| "):
-            yield line.split(" | ")[0].removeprefix("| "), line
+def rows(text: str) -> dict[str, str]:
+    """Return the lines of the table in a text, by the names of their strangers."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
 
 
 def _costs() -> list[str]:
@@ -103,9 +104,11 @@ def _remedies() -> list[str]:
     return [
         "## The handlers and the middleware",
         "",
-        "django_sse logs an exception in `stream()` to the logger `django_sse`, and the client sees the response end. "
-        "Sentry and Elastic APM report what is logged. For others, add a handler to the logger; "
-        "copy what you need:",
+        (
+            "django_sse logs an exception in `stream()` to the logger `django_sse`, and the client sees "
+            "the response end. Sentry and Elastic APM report what is logged. For others, add a handler "
+            "to the logger. Copy what you need:"
+        ),
         "",
         "```python",
         "\n".join(imports),
@@ -116,7 +119,7 @@ def _remedies() -> list[str]:
     ]
 
 
-def unequal(stranger: Stranger, costs: Sequence[str] | frozenset[str]) -> str:
+def unequal(stranger: Stranger, costs: Iterable[str]) -> str:
     """Say where the costs that were measured are not those that the table explains; or nothing."""
     more, less = set(costs) - set(stranger.costs), set(stranger.costs) - set(costs)
     said = [f"costs {COSTS[cost]}, which strangers.py does not explain" for cost in sorted(more)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 
 from .trial import Trial, check
 
@@ -63,7 +64,8 @@ def prometheus(trial: Trial) -> None:
     found = re.search(pattern, text)
     check(found, "The stream's latency is missing.")
     count = re.search(pattern.replace("_sum", "_count"), text)
-    assert found is not None and count is not None
+    assert found is not None
+    assert count is not None
     average = float(found[1]) / float(count[1])
     check(average < 0.5, f"The latency is {average:.1f} s, that of the stream.")
 
@@ -103,10 +105,8 @@ def structlog_handshake(trial: Trial) -> None:
 
 def axes(trial: Trial) -> None:
     # The handshake's own wrong one was the first.
-    from base64 import b64encode  # noqa: PLC0415
-
+    wrong = f"Basic {b64encode(b'ada:wrong').decode()}"
     for _ in range(3):
-        wrong = f"Basic {b64encode(b'ada:wrong').decode()}"
         status = trial.get("/private/", {"Authorization": wrong})[0]
         check(status in (401, 403, 429), f"A wrong password was answered with {status}.")
     status = trial.get("/private/", trial.headers)[0]

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.http_client import Client
-from tests.servers import HOST, ROOT, Server
+from tests.servers import HOST, ROOT
 
 from .collector import Collector, Error, Span
-from .strangers import Stranger
+from .server import BIN, BenchServer, resident_bytes, threads
+from .stranger import Stranger
 
 #: What is tried, in this order: the name and what the page says of it.
 TRIED = {
@@ -41,20 +42,6 @@ BATCHES = 5
 BYTES_PER_EVENT = 800
 HOLD_SECONDS = 2.0
 STOP_SECONDS = 6.0
-BIN = Path(sys.executable).parent
-
-_COMMANDS = {
-    "uvicorn": ("uvicorn", "--host", HOST, "--port", "{port}"),
-    "daphne": ("daphne", "-b", HOST, "-p", "{port}"),
-    "granian": (
-        *("granian", "--interface", "asgi", "--workers", "1"),
-        *("--host", HOST, "--port", "{port}"),
-    ),
-    "gunicorn": (
-        *("gunicorn", "--worker-class", "uvicorn_worker.UvicornWorker"),
-        *("--workers", "1", "--bind", f"{HOST}:{{port}}"),
-    ),
-}
 
 
 class Failed(Exception):
@@ -65,23 +52,6 @@ def check(holds: Any, text: str) -> None:
     """Raise ``Failed`` unless it holds."""
     if not holds:
         raise Failed(text)
-
-
-class BenchServer(Server):
-    """A server of the bench's project, started by the stranger's own command where it has one."""
-
-    def __init__(self, stranger: Stranger, directory: Path, env: dict[str, str]) -> None:
-        super().__init__("uvicorn", directory=directory)
-        prefix = [str(BIN / stranger.command[0]), *stranger.command[1:]] if stranger.command else []
-        name, *arguments = (part.format(port=self.port) for part in _COMMANDS[stranger.server])
-        self.name = stranger.server
-        self._command = [
-            *prefix,
-            str(BIN / name),
-            *arguments,
-            "tests.compat.project.asgi:application",
-        ]
-        self._env = env
 
 
 class Trial:
@@ -303,11 +273,11 @@ class Trial:
         """Find out what a stream costs: a thread, memory for each event, spans, a long trace."""
         self._settle()
         pid = self.state()["pid"]
-        before = _threads(pid)
+        before = threads(pid)
         with ExitStack() as stack:
             for _ in range(STREAMS):
                 stack.enter_context(self.open()).piece()
-            if _threads(pid) - before >= STREAMS * 0.75:
+            if threads(pid) - before >= STREAMS * 0.75:
                 self.costs.add("thread")
         self._settle()
         spans = 0
@@ -323,7 +293,7 @@ class Trial:
                 self.get(f"/publish/many/?count={BATCH}")
                 for _ in range(BATCH):
                     client.event()
-                rss, last = _resident_bytes(pid), rss
+                rss, last = resident_bytes(pid), rss
                 growth.append((rss - last) / BATCH)
             # The first ones fill the topic's history, and the queues of agents.
             if min(growth[2:]) > BYTES_PER_EVENT:
@@ -387,15 +357,6 @@ TRACING = {
 def _is_stream(span: Span) -> bool:
     # The span of a stream itself, which is made at its end, is none that was held open.
     return "open" in span.place.lower() and not span.name.startswith("stream ")
-
-
-def _threads(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208 - of a process that lives
-
-
-def _resident_bytes(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _wait_until_quiet(count: Callable[[], int]) -> None:

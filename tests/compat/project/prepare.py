@@ -1,6 +1,5 @@
 """Makes the stranger's tables, and the user ``ada``; prints how she shows who she is, as JSON."""
 
-# ruff: noqa: PLC0415 - nothing of Django before it is set up
 from __future__ import annotations
 
 import base64

@@ -1,6 +1,5 @@
 """The remedies that ``docs/compatibility.md`` shows: the page has these very lines, and the bench runs them."""
 
-# ruff: noqa: PLC0415 - each row of the bench has its own package only
 from __future__ import annotations
 
 import logging

@@ -1,7 +1,6 @@
 """What a package's own documentation has a project call in its settings, or around its application."""
 
 # Each function is called only where its package is the stranger of the process.
-# ruff: noqa: PLC0415
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 def newrelic(request: HttpRequest) -> JsonResponse:
     """Tell what New Relic's agent holds ready for its collector, which there is none of here."""
-    from newrelic.core.agent import agent_instance  # noqa: PLC0415 - only there with its row
+    from newrelic.core.agent import agent_instance
 
     [application] = agent_instance().applications.values()
     engine = application._stats_engine
