@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.metadata
+import os
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from . import sightings
 from .page import PAGE, Result, pinned, unequal, written
-from .stranger import Stranger
+from .postgres import Postgres, program
+from .stranger import SQLITE, Stranger
 from .strangers import STRANGERS
 from .trial import Trial
 
@@ -33,10 +37,20 @@ def main() -> int:
     ]
     if not chosen:
         parser.error(f"No row has any of {options.names} in its name.")
+    needing = [stranger for stranger in chosen if stranger.engine != SQLITE]
+    if needing and program("initdb") is None:
+        names = ", ".join(stranger.name for stranger in needing)
+        text = f"PostgreSQL is not installed (apt-get install postgresql), which {names} needs."
+        if os.environ.get("REQUIRE_SERVICES") == "1":
+            sys.exit(text)
+        print(f"{text} Its row is left out.")
+        chosen, needing = [stranger for stranger in chosen if stranger not in needing], []
     print(f"Trying {len(chosen)} of {len(STRANGERS)} rows, {options.workers} at once.", flush=True)
     began = time.monotonic()
-    with ThreadPoolExecutor(options.workers) as threads:
-        trials = list(threads.map(_run, chosen))
+    with ExitStack() as stack:
+        port = stack.enter_context(Postgres()).port if needing else 0
+        threads = stack.enter_context(ThreadPoolExecutor(options.workers))
+        trials = list(threads.map(partial(_run, port), chosen))
     print(f"They took {time.monotonic() - began:.0f} s.")
     if options.log:
         for trial in trials:
@@ -44,11 +58,11 @@ def main() -> int:
     return _conclude(trials, write=options.write)
 
 
-def _run(stranger: Stranger) -> Trial:
+def _run(port: int, stranger: Stranger) -> Trial:
     """Try a stranger, and once more where something went wrong: machines are busy at times."""
     for _ in range(2):
         with tempfile.TemporaryDirectory() as directory:
-            trial = Trial(stranger, Path(directory))
+            trial = Trial(stranger, Path(directory), port)
             trial.run(getattr(sightings, stranger.sighting) if stranger.sighting else None)
         if not trial.failures and not unequal(stranger, trial.costs):
             break

@@ -42,11 +42,11 @@ _LONG = (
     "paths out of alerts on latency. The trace itself does not grow with the stream."
 )
 _OTEL_SEES = (
-    "the request's span ends with the handshake; the span `stream …` of django_sse is its child, "
+    "the request's span ends with the handshake; the span `stream …` of django_sse "
     "ends with the stream, and is marked as failed"
 )
 _OTEL_ASGI_SEES = (
-    "a span for each stream, and within it the span `stream …` of django_sse, which is marked as "
+    "a span that ends with the stream, and the span `stream …` of django_sse, which is marked as "
     "failed"
 )
 
@@ -73,7 +73,7 @@ AGENTS = (
         "`sentry_sdk.init()` in the settings",
         switch=f"{SWITCHES}.sentry",
         sighting="sentry",
-        sees="the exception of `stream()` once, with the stream's URL; one transaction per stream",
+        sees="the exception of `stream()` once, with the stream's URL; a transaction that ends with it",
         costs={"trace": _LONG},
     ),
     Stranger(
@@ -83,7 +83,7 @@ AGENTS = (
         switch=f"{SWITCHES}.sentry_without_django",
         wrapper=f"{SWITCHES}.sentry_middleware",
         sighting="sentry",
-        sees="the exception of `stream()` once, with the stream's URL; one transaction per stream",
+        sees="the exception of `stream()` once, with the stream's URL; a transaction that ends with it",
         costs={"trace": _LONG},
     ),
     Stranger(
@@ -95,7 +95,7 @@ AGENTS = (
         urls={"newrelic/": "tests.compat.project.views.newrelic"},
         settings={"LOGGING": _logging("NewRelicHandler")},
         sighting="newrelic",
-        sees="a transaction for each stream; the exception of `stream()` once, by the handler",
+        sees="a transaction that ends with the stream; the exception of `stream()` once, by the handler",
         costs={"trace": _LONG},
     ),
     Stranger(
@@ -108,7 +108,7 @@ AGENTS = (
         urls={"newrelic/": "tests.compat.project.views.newrelic"},
         settings={"LOGGING": _logging("NewRelicHandler")},
         sighting="newrelic",
-        sees="a transaction for each stream; the exception of `stream()` once, by the handler",
+        sees="a transaction that ends with the stream; the exception of `stream()` once, by the handler",
         costs={"trace": _LONG},
     ),
     Stranger(
@@ -137,7 +137,7 @@ AGENTS = (
         env=_DATADOG,
         settings={"LOGGING": _logging("DatadogHandler")},
         sighting="datadog",
-        sees="a trace for each stream, which has the exception of `stream()`, by the handler",
+        sees="a trace that ends with the stream; the exception of `stream()` once, by the handler",
         costs={"trace": _LONG},
     ),
     Stranger(

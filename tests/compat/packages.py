@@ -5,6 +5,8 @@ from __future__ import annotations
 from .stranger import SWITCHES, Stranger
 
 _DRF = "rest_framework.authentication"
+_TENANTS = ["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions"]
+_SHARED = ["django_tenants", "tests.compat.project.tenants", *_TENANTS]
 
 SERVERS = (
     Stranger("nothing", switched_on="the bench's project by itself"),
@@ -164,7 +166,29 @@ PACKAGES = (
         sighting="cors",
         sees="its header is on the stream, and on a refusal",
     ),
-    # Users and permissions.
+    # Users, tenants and permissions.
+    Stranger(
+        "django-tenants",
+        ("django-tenants", "psycopg"),
+        "app, engine, router and `TenantMainMiddleware`, on PostgreSQL",
+        apps_first=("django_tenants", "tests.compat.project.tenants"),
+        middleware_first=("django_tenants.middleware.main.TenantMainMiddleware",),
+        engine="django_tenants.postgresql_backend",
+        settings={
+            "DATABASE_ROUTERS": ["django_tenants.routers.TenantSyncRouter"],
+            "TENANT_MODEL": "tenants.Tenant",
+            "TENANT_DOMAIN_MODEL": "tenants.Domain",
+            "SHARED_APPS": _SHARED,
+            "TENANT_APPS": _TENANTS,
+        },
+        urls={"groups/": "tests.compat.project.tenants.streams.Groups"},
+        sighting="tenants",
+        sees=(
+            "the session of one tenant opens no stream of another; the streams of two tenants, side "
+            "by side, read each its own schema, "
+            "[as the handshake's page says](handshake.md#what-ends-with-the-request)"
+        ),
+    ),
     Stranger(
         "django-axes",
         ("django-axes",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+SQLITE = "django.db.backends.sqlite3"
 SWITCHES = "tests.compat.project.switches"
 
 #: What a package may do to a stream, by the names that ``Stranger.costs`` uses.
@@ -45,7 +46,8 @@ class Stranger:
     server: str = "uvicorn"
     #: How the private stream's client shows who it is.
     credentials: str = "session"
-    database: str = "sqlite"
+    #: The database's engine; any but SQLite's is on the bench's PostgreSQL.
+    engine: str = SQLITE
     #: The name of its function in ``sightings.py``, and what that looks for, for the table.
     sighting: str | None = None
     sees: str = ""

@@ -20,7 +20,7 @@ from tests.servers import HOST, ROOT
 
 from .collector import Collector, Error, Span
 from .server import BIN, BenchServer, resident_bytes, threads
-from .stranger import Stranger
+from .stranger import SQLITE, Stranger
 
 #: What is tried, in this order: the name and what the page says of it.
 TRIED = {
@@ -57,7 +57,7 @@ def check(holds: Any, text: str) -> None:
 class Trial:
     """Tries one stranger. ``failures`` has what went wrong by name, ``costs`` what was measured."""
 
-    def __init__(self, stranger: Stranger, directory: Path) -> None:
+    def __init__(self, stranger: Stranger, directory: Path, postgres_port: int = 0) -> None:
         self.stranger = stranger
         self.failures: dict[str, str] = {}
         self.costs: set[str] = set()
@@ -67,6 +67,8 @@ class Trial:
         self.latency = 0.0
         self.log = ""
         self._directory = directory
+        self.database = directory / "bench.sqlite3"
+        self._postgres_port = postgres_port
         self._failed_streams = 0
 
     def run(self, sighting: Callable[[Trial], None] | None) -> None:
@@ -109,9 +111,12 @@ class Trial:
             "PYTHONDONTWRITEBYTECODE": "1",
             "DJANGO_SETTINGS_MODULE": "tests.compat.project.settings",
             "STRANGER": self.stranger.name,
-            "DATABASE": str(self._directory / "bench.sqlite3"),
+            "DATABASE": str(self.database),
             "COLLECTOR": self.collector.address,
         }
+        if self.stranger.engine != SQLITE:
+            env["DATABASE"] = "postgres"
+            env["DATABASE_PORT"] = str(self._postgres_port)
         for name, value in self.stranger.env.items():
             env[name] = value.format(collector=self.collector.address)
         return env
@@ -197,7 +202,8 @@ class Trial:
             check(client.status == 200, f"/open/ answered {client.status}.")
             kind = client.headers.get("content-type")
             check(kind == "text/event-stream", f"The content type is {kind!r}.")
-            check(client.piece(), "No byte came.")
+            piece = client.piece()
+            check(piece == b":\n\n", f"The first bytes are {piece!r}.")
         status, headers, _ = self.get("/private/", {"Accept": "text/event-stream"})
         check(status in (401, 403), f"Without a user, /private/ answered {status}.")
         kind = headers.get("content-type", "")

@@ -17,7 +17,10 @@ def main() -> None:
     from django.contrib.sessions.backends.db import SessionStore
     from django.core.management import call_command
 
-    call_command("migrate", verbosity=0)
+    if "django_tenants" in settings.INSTALLED_APPS:
+        make_tenants()
+    else:
+        call_command("migrate", verbosity=0)
     user, _ = User.objects.get_or_create(username="ada", email="ada@example.com")
     user.set_password("secret")
     user.save()
@@ -43,6 +46,24 @@ def main() -> None:
         Group.objects.get_or_create(pk=2, name="not mine")
         assign_perm("auth.view_group", user, mine)
     json.dump(headers, sys.stdout)
+
+
+def make_tenants() -> None:
+    """Make two tenants, each with a group of its own, and enter the schema of the first."""
+    from django.contrib.auth.models import Group
+    from django.core.management import call_command
+    from django.db import connection
+    from django_tenants.utils import schema_context
+
+    from .tenants.models import Domain, Tenant
+
+    call_command("migrate_schemas", shared=True, verbosity=0)
+    for name, domain in (("one", "127.0.0.1"), ("two", "two.example")):
+        tenant, _ = Tenant.objects.get_or_create(schema_name=name, name=name)
+        Domain.objects.get_or_create(domain=domain, tenant=tenant, is_primary=True)
+        with schema_context(name):
+            Group.objects.get_or_create(name=f"the group of {name}")
+    connection.set_schema("one")
 
 
 main()

@@ -4,6 +4,7 @@ import os
 
 from django.utils.module_loading import import_string
 
+from tests.compat.stranger import SQLITE
 from tests.compat.strangers import find
 
 STRANGER = find(os.environ["STRANGER"])
@@ -14,9 +15,13 @@ USE_TZ = True
 ROOT_URLCONF = "tests.compat.project.urls"
 ASGI_APPLICATION = "tests.compat.project.asgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-DATABASES = {
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DATABASE", "")}
-}
+DATABASES = {"default": {"ENGINE": STRANGER.engine, "NAME": os.environ["DATABASE"]}}
+if STRANGER.engine != SQLITE:
+    DATABASES["default"] |= {
+        "HOST": "127.0.0.1",
+        "PORT": os.environ["DATABASE_PORT"],
+        "USER": "postgres",
+    }
 INSTALLED_APPS = [
     *STRANGER.apps_first,
     "django_sse",
