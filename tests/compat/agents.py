@@ -73,8 +73,7 @@ AGENTS = (
         "`sentry_sdk.init()` in the settings",
         switch=f"{SWITCHES}.sentry",
         sighting="sentry",
-        sees="the exception of `stream()` once, with the stream's URL; a transaction that ends with it",
-        costs={"trace": _LONG},
+        sees="the exception of `stream()` once, with the stream's URL; a transaction of the handshake",
     ),
     Stranger(
         "Sentry, ASGI middleware",
@@ -108,8 +107,7 @@ AGENTS = (
         urls={"newrelic/": "tests.compat.project.views.newrelic"},
         settings={"LOGGING": _logging("NewRelicHandler")},
         sighting="newrelic",
-        sees="a transaction that ends with the stream; the exception of `stream()` once, by the handler",
-        costs={"trace": _LONG},
+        sees="a transaction of the handshake; the exception of `stream()` once, by the handler",
     ),
     Stranger(
         "Datadog",

@@ -22,24 +22,19 @@ from .collector import Collector, Error, Span
 from .server import BIN, BenchServer, resident_bytes, threads
 from .stranger import SQLITE, Stranger
 
-#: What is tried, in this order: the name and what the page says of it.
-TRIED = {
-    "handshake": "a stranger to the project is refused with JSON, a user is let in",
-    "event": "the median event arrives within 100 ms of being published",
-    "leaving": "the stream ends when its client leaves",
-    "error": "an exception in `stream()` ends the response and is logged once",
-    "costs": "what it costs can be measured",
-    "stop": "with an open stream, SIGTERM sends `retry` and ends the process in time",
-    "sees": "the package has seen what its column says",
-}
+#: The median that an event may take from publish() to its client.
 LATENCY_SECONDS = 0.1
+#: How often that is measured before it counts as too slow.
 TRIES = 3
 EVENTS = 10
+#: Streams that are open together while threads are counted.
 STREAMS = 20
+#: Events of a batch; memory is compared between the last ones.
 BATCH = 2000
 BATCHES = 5
 #: A span takes more; what grows with no event, takes less than a tenth.
 BYTES_PER_EVENT = 800
+#: For how long one stream stays open, at least, to see whether its trace does.
 HOLD_SECONDS = 2.0
 STOP_SECONDS = 6.0
 #: Characters of a failure that are shown; the log has the rest.
@@ -193,8 +188,8 @@ class Trial:
             return self.collector.errors()
         found = json.loads(self.get("/newrelic/")[2])["errors"]
         return [
-            Error(own["error.class"].rpartition(":")[2], f"{own} {agent}")
-            for own, _, agent in found
+            Error(own["error.class"].rpartition(":")[2], f"{own} {custom} {agent}")
+            for own, custom, agent in found
         ]
 
     # What is tried.

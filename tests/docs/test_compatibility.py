@@ -15,8 +15,8 @@ def test_compatibility_page_has_the_texts_of_the_bench() -> None:
 
 
 @pytest.mark.parametrize("stranger", STRANGERS, ids=lambda stranger: stranger.key)
-def test_compatibility_row_is_of_the_pinned_version_and_works(stranger: Stranger) -> None:
+def test_compatibility_row_is_of_the_pinned_version(stranger: Stranger) -> None:
     row = rows(PAGE.read_text(encoding="utf-8"))[stranger.name]
     versions = ", ".join(f"{name} {pinned()[name]}" for name in stranger.packages)
-    assert f"| {stranger.name} | {versions} | {stranger.switched_on} | works |" in row
+    assert f"| {stranger.name} | {versions} | {stranger.switched_on} | " in row
     assert stranger.sighting is None or hasattr(sightings, stranger.sighting)

@@ -30,8 +30,12 @@ class NewRelicHandler(logging.Handler):
         if record.exc_info:
             import newrelic.agent
 
-            attributes = {"path": getattr(record, "path", None)}
-            newrelic.agent.notice_error(record.exc_info, attributes=attributes)
+            # Its transaction may have ended with the handshake.
+            newrelic.agent.notice_error(
+                record.exc_info,
+                attributes={"path": getattr(record, "path", None)},
+                application=newrelic.agent.application(),
+            )
 
 
 class DatadogHandler(logging.Handler):
