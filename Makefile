@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+COMPAT_VENV ?= .venv-compat
 PORT ?= 8000
 ARGS ?=
 WORKERS ?= 3
@@ -10,13 +11,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench compat clean
 
 help: ## say what there is
 	@echo "make demo    serve the demo shop with Daphne on http://127.0.0.1:$(PORT)/"
 	@echo "make test    run the tests, and show what they cover (ARGS=… goes to pytest)"
 	@echo "make check   lint, formatting, types, Django's checks, missing migrations"
 	@echo "make bench   measure beside a bare ASGI application"
+	@echo "make compat  try streams beside other packages, in $(COMPAT_VENV) (ARGS=sentry: rows with that in their name)"
 	@echo "make clean   remove $(VENV), the database of the demo, and what tools have left behind"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT), WORKERS=$(WORKERS) (tests at once)"
@@ -42,8 +44,18 @@ check: $(VENV)/.dev ## lint, types and Django's checks
 bench: $(VENV)/.dev ## measure
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# About thirty packages that nothing else needs, and so in an environment of their own.
+compat: $(COMPAT_VENV)/.compat ## try streams beside other packages
+	@$(COMPAT_VENV)/bin/python -m tests.compat $(ARGS)
+
+$(COMPAT_VENV)/.compat: requirements-compat.txt
+	@echo "Preparing $(COMPAT_VENV) (once) …"
+	@$(PYTHON) -m venv $(COMPAT_VENV)
+	@$(COMPAT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
+	@touch $@
+
 clean: ## remove what was made
-	rm -rf $(VENV) db.sqlite3 dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(COMPAT_VENV) db.sqlite3 dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The environment is made once, and again when one of these files changes. The demo needs
