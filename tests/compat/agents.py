@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .stranger import SWITCHES, Stranger
+from .stranger import REMEDIES, SWITCHES, Stranger
 
 _OTLP = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://{collector}",
@@ -53,13 +53,12 @@ _OTEL_ASGI_SEES = (
 
 def _logging(handler: str) -> dict[str, Any]:
     """Return the bench's logging with one more handler, for ``django_sse``."""
-    path = handler if "." in handler else f"tests.compat.project.remedies.{handler}"
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "handlers": {
             "console": {"class": "logging.StreamHandler"},
-            "reporting": {"class": path, "level": "ERROR"},
+            "reporting": {"class": handler, "level": "ERROR"},
         },
         "root": {"handlers": ["console"], "level": "INFO"},
         "loggers": {"django_sse": {"handlers": ["reporting"]}},
@@ -92,7 +91,7 @@ AGENTS = (
         command=("newrelic-admin", "run-program"),
         env=_NEWRELIC,
         urls={"newrelic/": "tests.compat.project.views.newrelic"},
-        settings={"LOGGING": _logging("NewRelicHandler")},
+        settings={"LOGGING": _logging(f"{REMEDIES}.newrelic.NewRelicHandler")},
         sighting="newrelic",
         sees="a transaction that ends with the stream; the exception of `stream()` once, by the handler",
         costs={"trace": _LONG},
@@ -105,7 +104,7 @@ AGENTS = (
         before=f"{SWITCHES}.newrelic_agent",
         env=_NEWRELIC,
         urls={"newrelic/": "tests.compat.project.views.newrelic"},
-        settings={"LOGGING": _logging("NewRelicHandler")},
+        settings={"LOGGING": _logging(f"{REMEDIES}.newrelic.NewRelicHandler")},
         sighting="newrelic",
         sees="a transaction of the handshake; the exception of `stream()` once, by the handler",
     ),
@@ -133,7 +132,7 @@ AGENTS = (
         command=("ddtrace-run",),
         wrapper=f"{SWITCHES}.datadog_middleware",
         env=_DATADOG,
-        settings={"LOGGING": _logging("DatadogHandler")},
+        settings={"LOGGING": _logging(f"{REMEDIES}.datadog.DatadogHandler")},
         sighting="datadog",
         sees="a trace that ends with the stream; the exception of `stream()` once, by the handler",
         costs={"trace": _LONG},

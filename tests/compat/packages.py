@@ -111,7 +111,7 @@ PACKAGES = (
         ("django-structlog", "structlog"),
         "app, and the middleware of [the remedy](#the-handlers-and-the-middleware)",
         apps=("django_structlog",),
-        middleware=("tests.compat.project.remedies.StreamRequestMiddleware",),
+        middleware=("tests.compat.project.remedies.structlog.StreamRequestMiddleware",),
         switch=f"{SWITCHES}.structlog",
         sighting="structlog_handshake",
         sees="`request_finished` is logged at the handshake's end",

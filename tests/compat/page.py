@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,23 @@ from .strangers import STRANGERS
 
 PAGE = ROOT / "docs" / "compatibility.md"
 PINS = ROOT / "requirements-compat.txt"
-REMEDIES = Path(__file__).parent / "project" / "remedies.py"
+REMEDIES = Path(__file__).parent / "project" / "remedies"
+
+#: The remedies in the page's order, and what it says of each.
+SHOWN = {
+    "newrelic": "The handler for New Relic",
+    "datadog": "The handler for Datadog, beside its `TraceMiddleware`",
+    "structlog": "The middleware for django-structlog, in the place of its own",
+}
 
 #: How the package hears of an exception in ``stream()``, as the table says it.
 HEARD = {"reported": "reported", "span": "a failed span", "log": "in the log"}
 
+_HANDLERS = (
+    "django_sse logs an exception in `stream()` to the logger `django_sse`, and the client sees the "
+    "response end. Sentry reports what is logged, and so does Elastic APM's `LoggingHandler`. For New "
+    "Relic and Datadog, copy a handler, and name it in the settings:"
+)
 _BEGIN = "<!-- Written by `make compat ARGS=--write`. -->\n"
 
 
@@ -92,31 +103,22 @@ def _costs() -> list[str]:
 
 
 def _remedies() -> list[str]:
-    """The classes of ``remedies.py``, as they run on the bench."""
-    source = REMEDIES.read_text(encoding="utf-8")
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    texts = [ast.get_source_segment(source, node) or "" for node in classes]
-    imports = [
-        "import logging",
-        "from django.http import HttpResponse",
-        "from django_structlog.middlewares import RequestMiddleware",
-    ]
-    return [
+    """The modules of ``remedies``, as they run on the bench."""
+    lines = [
         "## The handlers and the middleware",
         "",
-        (
-            "django_sse logs an exception in `stream()` to the logger `django_sse`, and the client sees "
-            "the response end. Sentry and Elastic APM report what is logged. For others, add a handler "
-            "to the logger. Copy what you need:"
-        ),
+        _HANDLERS,
         "",
         "```python",
-        "\n".join(imports),
-        "",
-        "",
-        "\n\n\n".join(texts),
+        'LOGGING["handlers"]["reporting"] = {"class": "project.reporting.NewRelicHandler", "level": "ERROR"}',
+        'LOGGING["loggers"]["django_sse"] = {"handlers": ["reporting"]}',
         "```",
+        "",
     ]
+    for name, title in SHOWN.items():
+        text = (REMEDIES / f"{name}.py").read_text(encoding="utf-8").rstrip()
+        lines += [f"{title}:", "", "```python", text, "```", ""]
+    return lines[:-1]
 
 
 def unequal(stranger: Stranger, costs: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 SQLITE = "django.db.backends.sqlite3"
 SWITCHES = "tests.compat.project.switches"
+REMEDIES = "tests.compat.project.remedies"
 
 #: What a package may do to a stream, by the names that ``Stranger.costs`` uses.
 COSTS = {

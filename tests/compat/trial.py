@@ -27,8 +27,9 @@ LATENCY_SECONDS = 0.1
 #: How often that is measured before it counts as too slow.
 TRIES = 3
 EVENTS = 10
-#: Streams that are open together while threads are counted.
+#: Streams that are open together, and from how many more threads on they count as a cost.
 STREAMS = 20
+THREADS = 5
 #: Events of a batch; memory is compared between the last ones.
 BATCH = 2000
 BATCHES = 5
@@ -280,7 +281,7 @@ class Trial:
         with ExitStack() as stack:
             for _ in range(STREAMS):
                 stack.enter_context(self.open()).piece()
-            if threads(pid) - before >= STREAMS * 0.75:
+            if threads(pid) - before >= THREADS:
                 self.costs.add("thread")
         self._settle()
         spans = 0
