@@ -15,14 +15,10 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .flow_control import Send, bare, is_daphnes
-from .response import EventStreamResponse
+from .receiving import PendingReceive, Receive, may_be_cancelled
+from .response import PendingStream, current_exchange, is_untouched, pending_stream
 from .shutdown import shutdown
 from .tasks import GOODBYE_SECONDS, forgive_cancellation, settle
-
-Receive = Callable[[], Awaitable[Any]]
-
-# What an exchange is called in the scope of its request.
-_EXCHANGE = "django_sse.exchange"
 
 
 def get_asgi_application() -> ASGIHandler:
@@ -46,12 +42,10 @@ class ASGIHandler(asgi.ASGIHandler):
             await self.lifespan(receive, send)
             return
         exchange = _Exchange(receive, send, asyncio.current_task())
-        # Until run_get_response() has found it there.
-        scope[_EXCHANGE] = exchange
+        current_exchange.set(exchange)
         try:
-            await super().__call__(scope, exchange.receive, exchange)
+            await super().__call__(scope, exchange.receive, exchange.send)
         except (Exception, asyncio.CancelledError) as error:
-            scope.pop(_EXCHANGE, None)
             # In a task, since a server may cancel again meanwhile.
             await settle(asyncio.ensure_future(exchange.stop()))
             if isinstance(error, asyncio.CancelledError) and is_daphnes(bare(send)):
@@ -60,14 +54,22 @@ class ASGIHandler(asgi.ASGIHandler):
                 forgive_cancellation()
                 return
             raise
-        view, exchange.view = exchange.view, None
-        if view is not None:
-            # From here on, nothing but the view itself is held for the life of the stream.
-            receive = exchange.receive if exchange.gone else receive
-            running = view(scope, receive, send)
-            # This frame may outlive the stream, in a traceback of what Django's handler cancelled.
-            del exchange, view
-            await running
+        finally:
+            current_exchange.set(None)
+        view, pending = await exchange.end(), exchange.pending
+        try:
+            if view is not None:
+                # From here on, nothing but the view itself is held for the life of the stream.
+                if exchange.gone or pending is not None:
+                    receive = exchange.receive
+                running = view(scope, receive, send)
+                # This frame may outlive the stream, in a traceback of what Django's handler
+                # cancelled.
+                del exchange, view
+                await running
+        finally:
+            if pending is not None:
+                await pending.aclose()
 
     async def lifespan(self, receive: Receive, send: Send) -> None:
         """Answer a server's lifespan protocol, which Django refuses; its end is the streams' too.
@@ -82,48 +84,70 @@ class ASGIHandler(asgi.ASGIHandler):
 
     async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
         """Run middleware and view; see to it that a stream whose response got lost is ended."""
-        exchange = getattr(request, "scope", {}).pop(_EXCHANGE, None)
-        if exchange is not None:
-            exchange.keep_task()
-        streams = request._event_streams = []  # type: ignore[attr-defined]
-        response = None
+        exchange = cast("_Exchange | None", current_exchange.get())
+        if exchange is None:
+            return await super().run_get_response(request)
+        exchange.keep_task()
+        response: Any = None
         try:
             response = await super().run_get_response(request)
         finally:
-            del request._event_streams  # type: ignore[attr-defined]
-            for stream in streams:
-                if response is stream:
+            carried = pending_stream(response)
+            for stream in exchange.streams:
+                if stream is carried:
                     continue
-                if response is not None and response.streaming:
+                if getattr(response, "streaming", False):
                     # A middleware answers with another stream, which may have ours inside.
-                    response._event_stream = stream  # type: ignore[attr-defined, union-attr]
+                    exchange.inside = stream
                 else:
                     await stream.abandon("client" if response is None else "closed")
-        return response
+        return cast("HttpResponseBase", response)
 
     async def send_response(self, response: HttpResponseBase, send: Any) -> None:
-        """Send an ordinary response; keep a stream's for after the request."""
-        if isinstance(response, EventStreamResponse) and response.untouched:
-            await super().send_response(cast("Any", _HeadersOnly(response)), send.take)
-            view = response.take_over()
-            # The middleware's variables are there in this task only.
-            view.adopt(contextvars.copy_context(), send.headers)
-            if send.over:
-                # Django's handler leaves this task running when it is cancelled itself.
-                await view.abandon("shutdown")
-            else:
-                send.view = view
+        """Send an ordinary response; keep a stream's for after the request.
+
+        ``send`` may be a wrapper of the exchange's own, which then sees a response without a body.
+        """
+        exchange = cast("_Exchange | None", current_exchange.get())
+        stream = pending_stream(response)
+        if exchange is None:
+            await super().send_response(response, send)
             return
-        replaced = response.__dict__.pop("_event_stream", None)
-        inner = response if isinstance(response, EventStreamResponse) else replaced
-        if inner is not None:
+        if stream is not None and is_untouched(response, stream):
+            await self._take_over(exchange, stream, response, send)
+            return
+        stream = stream or exchange.inside
+        if stream is not None:
             # Its content is sent by Django's handler, piece by piece; flow control is the server's.
-            inner.wire = send.wire
+            stream.wire, stream.handler_class = exchange.wire, type(self)
         try:
             await super().send_response(response, send)
         finally:
-            if replaced is not None:
-                await replaced.abandon("closed")
+            if exchange.inside is not None:
+                await exchange.inside.abandon("closed")
+
+    async def _take_over(
+        self, exchange: _Exchange, stream: PendingStream, response: Any, send: Any
+    ) -> None:
+        head: Any = _HeadersOnly(response)
+        exchange.keeping = True
+        await super().send_response(head, send)
+        if exchange.start is None:
+            # A wrapper of send() keeps messages to itself.
+            await super().send_response(head, exchange.send)
+        view = stream.take()
+        try:
+            # The middleware's variables are there in this task only.
+            context = contextvars.copy_context()
+            context.run(current_exchange.set, None)
+            view.adopt(context, exchange.start)
+            exchange.view = view
+        except BaseException:
+            await view.abandon("error")
+            raise
+        if exchange.over:
+            # Django's handler leaves this task running when it is cancelled itself.
+            await exchange.abandon("shutdown")
 
 
 class _HeadersOnly:
@@ -132,7 +156,7 @@ class _HeadersOnly:
     streaming = False
     content = b""
 
-    def __init__(self, response: EventStreamResponse) -> None:
+    def __init__(self, response: Any) -> None:
         self.status_code = response.status_code
         self.items = response.items
         self.cookies = response.cookies
@@ -141,20 +165,46 @@ class _HeadersOnly:
 class _Exchange:
     """One request's ``receive`` and ``send``, and what is carried over to its stream."""
 
-    __slots__ = ("_own_task", "_receive", "_send", "_tasks", "gone", "headers", "over", "view")
+    __slots__ = (
+        "_own_task",
+        "_receive",
+        "_send",
+        "_tasks",
+        "gone",
+        "inside",
+        "keeping",
+        "over",
+        "pending",
+        "start",
+        "streams",
+        "view",
+    )
 
     def __init__(self, receive: Receive, send: Send, own_task: asyncio.Task[Any] | None) -> None:
-        self._receive = receive
+        #: Waits for the server where a wait for its ``receive`` must not be cancelled.
+        self.pending = None if may_be_cancelled(receive) else PendingReceive(receive)
+        self._receive = self.pending or receive
         self._send = send
         self._own_task = own_task
         self._tasks: set[Any] = set()
         self.gone = False
         self.over = False
+        #: The streams whose responses were made.
+        self.streams: list[PendingStream] = []
+        #: One of them that another response has inside.
+        self.inside: PendingStream | None = None
+        #: The view whose stream takes the connection over.
         self.view: Any = None
-        self.headers: Any = None
+        #: Whether messages are kept for the stream, and the start of its response.
+        self.keeping = False
+        self.start: Any = None
 
-    async def __call__(self, message: Any) -> None:
-        await self._send(message)
+    async def send(self, message: Any) -> None:
+        """Send to the server; of a stream's response, keep the start and drop the empty body."""
+        if not self.keeping:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            self.start = message
 
     @property
     def wire(self) -> Send:
@@ -162,6 +212,7 @@ class _Exchange:
         return bare(self._send)
 
     async def receive(self) -> Any:
+        """Wait for the server's next message."""
         # Django waits for a disconnect beside the view, and may consume it at the very moment of
         # the take-over. It is remembered here, and answered for ever.
         if self.gone:
@@ -176,6 +227,22 @@ class _Exchange:
         task = asyncio.current_task()
         if task is not self._own_task:
             self._tasks.add(task)
+
+    async def end(self) -> Any:
+        """Return the view that takes the connection over; end the streams that do not begin."""
+        view, self.view = self.view, None
+        await self.abandon("client")
+        # For the life of the stream, nothing is held that served its request.
+        self._tasks.clear()
+        return view
+
+    async def abandon(self, reason: str) -> None:
+        """End the streams of this request that have not begun."""
+        view, self.view = self.view, None
+        if view is not None:
+            await view.abandon(reason)
+        while self.streams:
+            await self.streams.pop().abandon(reason)
 
     async def stop(self) -> None:
         """End what Django's handler leaves to itself when it is cancelled or fails.
@@ -193,13 +260,9 @@ class _Exchange:
             if task.done() and not task.cancelled():
                 # Or asyncio would say that nobody did: Django's handler looks at them when it ends.
                 task.exception()
-        if self.view is not None:
-            await self.view.abandon("error")
-
-    async def take(self, message: Any) -> None:
-        """Keep the response's start for the stream."""
-        if message["type"] == "http.response.start":
-            self.headers = message
+        await self.abandon("error")
+        if self.pending is not None:
+            await self.pending.aclose()
 
 
 class ViewHandler(ASGIHandler):

@@ -6,11 +6,17 @@ import asyncio
 import functools
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import (
+    BadRequest,
+    ImproperlyConfigured,
+    RequestDataTooBig,
+    SuspiciousOperation,
+)
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -26,9 +32,33 @@ from .exceptions import StreamFinished
 from .hub import get_hub
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
 from .response import Connection, EventStreamResponse
-from .roster import roster
 from .shutdown import shutdown
 from .users import is_authenticated
+
+#: Headers that frame a message. The server writes them; wrong ones end the stream, or break it.
+FRAMING = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def check_headers(view: type, headers: Mapping[str, str]) -> None:
+    """Raise ``ImproperlyConfigured`` for a header that is the server's to write (RFC 9110, 7.6.1)."""
+    for name, value in headers.items():
+        if name.lower() in FRAMING:
+            raise ImproperlyConfigured(
+                f"{view.__qualname__}.headers must not have {name!r} (got {value!r}): the server "
+                "writes it, since a stream has no length and its connection no other use. Leave it "
+                "out."
+            )
 
 
 class StreamNeedsASGI(APIException):
@@ -87,6 +117,9 @@ class Handshake(APIView):
     http_method_names = ["get", "head", "options"]
     renderer_classes = [EventStreamRenderer]
 
+    # Whether connect() has returned, so that disconnect() is due.
+    _connected: bool = False
+
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
         """Return the view for ``urls.py``; ``initkwargs`` replace class attributes, as in Django."""
@@ -117,7 +150,10 @@ class Handshake(APIView):
         raise NotImplementedError
 
     async def abandon(self, reason: str) -> None:
-        """End a stream that never began."""
+        """End a stream that never began, and give its place back.
+
+        ``disconnect()`` runs where ``connect()`` has returned.
+        """
         raise NotImplementedError
 
     # DRF's dispatch, cut where the thread ends.
@@ -145,20 +181,9 @@ class Handshake(APIView):
                 if names_event_stream(request):
                     return self._dressed(come_back_response())
                 return await sync_to_async(self._refuse)(refusal)
-        connected = False
         try:
             await self.connect()
-            connected = True
-        except StreamFinished:
-            response = self._dressed(HttpResponse(status=204))
-            del response["Content-Type"]
-            return response
-        except Exception as error:
-            return await sync_to_async(self._refuse)(error)
-        finally:
-            if not connected:
-                roster.leave(self)
-        try:
+            self._connected = True
             await self.prepare()
             if ended_since(self, orders):
                 self.revoke()
@@ -166,6 +191,11 @@ class Handshake(APIView):
                 await self.abandon("completed")
                 return self._dressed(HttpResponse(content_type=CONTENT_TYPE))
             return self._dressed(EventStreamResponse(cast("Connection", self), request))
+        except StreamFinished:
+            await self.abandon("completed")
+            response = self._dressed(HttpResponse(status=204))
+            del response["Content-Type"]
+            return response
         except Exception as error:
             await self.abandon("error")
             return await sync_to_async(self._refuse)(error)
@@ -202,12 +232,14 @@ class Handshake(APIView):
         return self._final(self.handle_exception(error))
 
     def _final(self, response: HttpResponseBase) -> HttpResponseBase:
+        check_headers(type(self), self.headers)
         self.headers = {**self.default_response_headers, **self.headers}
         # DRF takes any response of Django's here, and its stubs its own only.
         final: Any = response
         return self.finalize_response(self.request, final, *self.args, **self.kwargs)
 
     def _dressed(self, response: HttpResponseBase) -> HttpResponseBase:
+        check_headers(type(self), self.headers)
         response["Cache-Control"] = "no-store, no-transform"
         response["X-Accel-Buffering"] = "no"
         for name, value in self.headers.items():

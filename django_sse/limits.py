@@ -11,6 +11,7 @@ from rest_framework.exceptions import APIException
 from .conf import conf
 from .events import CONTENT_TYPE, encode_fields
 from .metrics import counters
+from .response import Uncompressed
 from .roster import roster
 from .shutdown import shutdown
 from .users import is_authenticated, user_key, user_name
@@ -41,13 +42,16 @@ def names_event_stream(request: HttpRequest) -> bool:
     return CONTENT_TYPE in request.headers.get("Accept", "").lower()
 
 
+class ComeBackResponse(Uncompressed, HttpResponse):
+    """A stream that ends at once, with nothing but a time to come back."""
+
+
 def come_back_response() -> HttpResponse:
     """Return the refusal that an ``EventSource`` survives: to it, any status but 200 is final."""
-    response = HttpResponse(
+    response = ComeBackResponse(
         encode_fields(None, retry=come_back_milliseconds()), content_type=CONTENT_TYPE
     )
-    # Compression would delay nothing here, but the header says what it is to proxies.
-    response["Content-Encoding"] = "identity"
+    response.leave_uncompressed()
     return response
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 
 from .events import CONTENT_TYPE
 from .flow_control import Send
@@ -31,57 +34,65 @@ class Connection(Protocol):
     async def abandon(self, reason: str) -> None: ...
 
 
-class EventStreamResponse(StreamingHttpResponse):
-    """The response of a stream on its way through the middleware.
+class Exchange(Protocol):
+    """What a handler keeps of the request that it serves."""
 
-    ``get_asgi_application()`` takes the connection over where it arrives there untouched. Anywhere
-    else its content runs the stream, at the price of a thread for as long as it lives.
+    #: The streams whose responses were made.
+    streams: list[PendingStream]
+
+
+#: The exchange of the request that is served, set by our handler. The context reaches all tasks and
+#: threads of the request, whatever copy or wrapper of it a middleware or an agent passes on.
+current_exchange: ContextVar[Exchange | None] = ContextVar("django_sse.exchange", default=None)
+
+
+class PendingStream:
+    """A stream from its handshake until it is run or let go; its response carries it.
+
+    The state is here, and not in the response, so that a copy or a wrapper of the response stands
+    for the same stream. Only one of them can take the view.
     """
 
-    def __init__(self, view: Connection, request: HttpRequest) -> None:
+    def __init__(self, view: Connection, scope: Any) -> None:
         self._view: Connection | None = view
         self._bridge: _Bridge | None = None
+        self._loop = asyncio.get_running_loop()
+        self._content: weakref.ref[AsyncIterator[bytes]] | None = None
+        self._scope = scope
         #: The server's own ``send``, where a handler knows it.
         self.wire: Send | None = None
-        self._loop = asyncio.get_running_loop()
-        self._content = self._run(getattr(request, "scope", {}))
-        super().__init__(self._content, content_type=CONTENT_TYPE)
-        # GZipMiddleware passes by what is encoded. Compressed, each chunk would be a gzip member
-        # of its own, of which browsers show the first only. The mark is not sent.
-        self["Content-Encoding"] = "identity"
-        # Our own handler asks for it. Nobody else may keep it by way of the request: it would never
-        # be let go where its client has left (the view holds the request).
-        request.__dict__.get("_event_streams", []).append(self)
+        #: The handler that sends the response; ``None`` for a test client.
+        self.handler_class: type | None = None
 
     @property
-    def untouched(self) -> bool:
-        """Whether the content is still the stream's own: nobody wrapped or replaced it."""
-        return self._iterator is self._content and self._view is not None
+    def taken(self) -> bool:
+        """Whether the view was handed over, to be run or to be ended."""
+        return self._view is None
+
+    def content(self) -> AsyncIterator[bytes]:
+        """Return what runs the stream where the connection is not taken over."""
+        content = self._run()
+        # Held by the response alone. A circle would keep a dropped stream until a collection.
+        self._content = weakref.ref(content)
+        return content
+
+    def is_content(self, content: Any) -> bool:
+        """Return whether a response's content is still this stream's own."""
+        return content is not None and self._content is not None and self._content() is content
 
     def take(self) -> Any:
-        """Hand over the view; the response is empty and harmless from then on."""
+        """Hand over the view, once; ``None`` afterwards."""
         view, self._view = self._view, None
         return view
 
-    def take_over(self) -> Any:
-        """Hand over the view, and let go of what would run it here."""
-        # The content holds the response, and the response the content: without this, both would
-        # live until the next garbage collection.
-        self._content = self._iterator = None  # type: ignore[assignment]
-        return self.take()
-
-    def items(self) -> Any:
-        """Return the headers to be sent: without the mark that kept the content from being encoded."""
-        return [item for item in super().items() if item != ("Content-Encoding", "identity")]
-
     async def abandon(self, reason: str) -> None:
-        """End a stream whose response nobody will send."""
+        """End a stream that nothing has taken."""
         view = self.take()
         if view is not None:
             await view.abandon(reason)
 
     def close(self) -> None:
-        """End the stream, where it was not taken over; as Django calls it, from any thread."""
+        """End the stream, unless it was taken over; safe from any thread."""
         bridge, view = self._bridge, self.take()
         if view is not None:
             # At once: the event loop may be at its end, in a test, and the place would stay taken.
@@ -91,11 +102,10 @@ class EventStreamResponse(StreamingHttpResponse):
                 self._loop.call_soon_threadsafe(self._close, bridge, view)
             except RuntimeError:  # The loop is closed, and everything with it.
                 logger.debug("A stream was closed after its event loop.")
-        super().close()
 
     def __del__(self) -> None:
         # Django drops a response without closing it where the client left at the wrong moment.
-        if getattr(self, "_view", None) is not None:
+        if self._view is not None:
             self.close()
 
     def _close(self, bridge: _Bridge | None, view: Connection | None) -> None:
@@ -104,15 +114,15 @@ class EventStreamResponse(StreamingHttpResponse):
         elif view is not None:
             _keep(self._loop.create_task(view.abandon("client")))
 
-    async def _run(self, scope: Any) -> AsyncIterator[bytes]:
+    async def _run(self) -> AsyncIterator[bytes]:
         view = self.take()
         if view is None:
             return
-        # __aiter__ of a response is called after its headers went out, or not at all (tests).
-        _warn_once(getattr(self, "_handler_class", None))
+        # This begins after the headers went out, or not at all (tests).
+        _warn_once(self.handler_class)
         bridge = self._bridge = _Bridge()
         view.wire = self.wire
-        task = asyncio.ensure_future(view(scope, bridge.receive, bridge.send))
+        task = asyncio.ensure_future(view(self._scope, bridge.receive, bridge.send))
         task.add_done_callback(bridge.end)
         try:
             while (chunk := await bridge.chunk()) is not None:
@@ -122,6 +132,65 @@ class EventStreamResponse(StreamingHttpResponse):
             await asyncio.wait([task])
             self._bridge = None
         task.result()
+
+
+class Uncompressed(HttpResponseBase):
+    """A response that compressing middleware leaves alone, by a header that is not sent.
+
+    ``GZipMiddleware`` passes by a response that has a ``Content-Encoding``. Compressed, each chunk
+    of a stream would be a gzip member of its own, of which browsers show the first only.
+    """
+
+    def leave_uncompressed(self) -> None:
+        """Set the header that keeps the content from being encoded."""
+        self["Content-Encoding"] = "identity"
+
+    def items(self) -> Any:
+        """Return the headers to be sent."""
+        return [item for item in super().items() if item != ("Content-Encoding", "identity")]
+
+
+class EventStreamResponse(Uncompressed, StreamingHttpResponse):
+    """The response of a stream on its way through the middleware.
+
+    ``get_asgi_application()`` takes the connection over where it arrives there untouched. Anywhere
+    else its content runs the stream, at the price of a thread for as long as it lives.
+    """
+
+    def __init__(self, view: Connection, request: HttpRequest) -> None:
+        stream = PendingStream(view, getattr(request, "scope", {}))
+        #: The stream that is run with this response.
+        self.event_stream = stream
+        super().__init__(stream.content(), content_type=CONTENT_TYPE)
+        self.leave_uncompressed()
+        exchange = current_exchange.get()
+        if exchange is not None:
+            exchange.streams.append(stream)
+
+    @property
+    def _handler_class(self) -> type | None:
+        # Django's handlers set it on the response that they send.
+        return self.event_stream.handler_class
+
+    @_handler_class.setter
+    def _handler_class(self, handler_class: type | None) -> None:
+        self.event_stream.handler_class = handler_class
+
+    def close(self) -> None:
+        """End the stream, unless it was taken over; as Django calls it, from any thread."""
+        self.event_stream.close()
+        super().close()
+
+
+def pending_stream(response: Any) -> PendingStream | None:
+    """Return the stream that a response carries, also where the response is wrapped or copied."""
+    found = getattr(response, "event_stream", None)
+    return found if isinstance(found, PendingStream) else None
+
+
+def is_untouched(response: Any, stream: PendingStream) -> bool:
+    """Return whether the response's content is the stream's own, and waits to be run."""
+    return stream.is_content(getattr(response, "_iterator", None)) and not stream.taken
 
 
 class _Bridge:

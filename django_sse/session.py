@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import secrets
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,6 @@ from asgiref.sync import sync_to_async
 from channels.generic.http import AsyncHttpConsumer
 from django.dispatch import Signal
 
-from .asgi import Receive
 from .attributes import FROM_SETTINGS, FromSettings, seconds
 from .conf import conf
 from .events import encode_fields, milliseconds
@@ -27,6 +27,7 @@ from .hub import get_hub
 from .limits import come_back_milliseconds
 from .metrics import counters
 from .outbox import Outbox
+from .receiving import Receive
 from .recheck import still_allowed
 from .roster import roster
 from .shutdown import shutdown
@@ -305,7 +306,10 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         self._start = start
 
     async def abandon(self, reason: str) -> None:
-        """End a stream that never began: ``disconnect()`` runs, and what it held is let go."""
+        """End a stream that never began: its place and what else it held are let go.
+
+        ``disconnect()`` runs where ``connect()`` has returned.
+        """
         self.end(reason)
         await self._release()
 
@@ -523,6 +527,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
 
     def _clean(self) -> asyncio.Task[None] | None:
         """Return the task that cleans up, begun when it is first asked for; ``None`` for nothing."""
+        if not self._connected:
+            return None
         if self._cleaning is None and (
             self.has_to_clean_up()
             or self._announcing is not None
@@ -555,14 +561,25 @@ def _short(text: str) -> str:
 def _slim(request: Any) -> None:
     """Let go of what a finished request keeps that no stream needs: some 2.5 kB, or more."""
     inner = request._request
-    if inner.resolver_match is not None:
+    for holder, name, empty in (
         # Every pattern that did not match: about 4 kB in a project of 70 routes.
-        inner.resolver_match.tried = None
-    # The body was read into request.data, and its file is closed.
-    inner._stream = request._stream = None
-    inner.__dict__.pop("_messages", None)
-    # Whoever asks again, makes a request anew.
-    request.parsers = request.authenticators = ()
-    request.negotiator = request.parser_context = None
-    for each in (request, inner):
-        each.__dict__.pop("_parsed_accept_list", None)
+        (inner.resolver_match, "tried", None),
+        # The body was read into request.data, and its file is closed.
+        (inner, "_stream", None),
+        (request, "_stream", None),
+        # Whoever asks again, makes a request anew.
+        (request, "parsers", ()),
+        (request, "authenticators", ()),
+        (request, "negotiator", None),
+        (request, "parser_context", None),
+    ):
+        # An agent's wrapper may refuse it; then it is kept.
+        with suppress(AttributeError):
+            setattr(holder, name, empty)
+    for holder, name in (
+        (inner, "_messages"),
+        (inner, "_parsed_accept_list"),
+        (request, "_parsed_accept_list"),
+    ):
+        with suppress(AttributeError):
+            holder.__dict__.pop(name, None)

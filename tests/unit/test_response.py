@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from django_sse.response import EventStreamResponse
+from django_sse.response import EventStreamResponse, is_untouched
 
 from .connections import body
 
@@ -46,7 +46,7 @@ async def test_response_ends_after_its_last_chunk_however_slow_its_reader() -> N
 async def test_response_is_empty_once_its_view_was_taken() -> None:
     view = View(b"never")
     response = EventStreamResponse(view, HttpRequest())
-    assert response.take() is view
+    assert response.event_stream.take() is view
     assert [chunk async for chunk in response] == []
     response.close()
     await turns()
@@ -71,4 +71,4 @@ def test_response_may_be_closed_after_its_loop() -> None:
     loop.close()
     response.close()
     assert response.closed
-    assert not response.untouched
+    assert not is_untouched(response, response.event_stream)

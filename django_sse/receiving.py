@@ -1,0 +1,52 @@
+"""Waiting for a server's ``receive()`` without ever cancelling it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Receive = Callable[[], Awaitable[Any]]
+
+
+def may_be_cancelled(receive: Receive) -> bool:
+    """Return whether a pending ``receive()`` is known to survive its cancellation unharmed.
+
+    ASGI does not promise it. It is so where ``receive`` is the ``get()`` of an ``asyncio.Queue``
+    (Daphne, Hypercorn), and was seen with Uvicorn and Granian. After one cancellation, gunicorn's
+    own worker answers ``http.disconnect`` for ever.
+    """
+    owner = getattr(receive, "__self__", None)
+    if type(owner) is asyncio.Queue:
+        return True
+    return type(owner).__module__.startswith(("uvicorn.protocols.", "granian."))
+
+
+class PendingReceive:
+    """A ``receive()`` whose callers may be cancelled: the server's own goes on for the next one."""
+
+    __slots__ = ("_receive", "_task")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[Any] | None = None
+
+    async def __call__(self) -> Any:
+        """Return the server's next message, which no cancelled call can lose; one call at a time."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._wait())
+        await asyncio.wait([self._task])
+        task, self._task = self._task, None
+        return task.result()
+
+    async def aclose(self) -> None:
+        """Give up waiting; called after the response's end, when nothing can be harmed."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
+
+    async def _wait(self) -> Any:
+        return await self._receive()
