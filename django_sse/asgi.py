@@ -45,6 +45,7 @@ class ASGIHandler(asgi.ASGIHandler):
         current_exchange.set(exchange)
         try:
             await super().__call__(scope, exchange.receive, exchange.send)
+            view = await exchange.end()
         except (Exception, asyncio.CancelledError) as error:
             # In a task, since a server may cancel again meanwhile.
             await settle(asyncio.ensure_future(exchange.stop()))
@@ -56,18 +57,21 @@ class ASGIHandler(asgi.ASGIHandler):
             raise
         finally:
             current_exchange.set(None)
-        view, pending = await exchange.end(), exchange.pending
+        pending = exchange.pending
+        if exchange.gone or pending is not None:
+            receive = exchange.receive
+        # From here on, nothing but the view itself is held for the life of the stream.
+        del exchange
         try:
             if view is not None:
-                # From here on, nothing but the view itself is held for the life of the stream.
-                if exchange.gone or pending is not None:
-                    receive = exchange.receive
-                running = view(scope, receive, send)
-                # This frame may outlive the stream, in a traceback of what Django's handler
-                # cancelled.
-                del exchange, view
-                await running
+                await view(scope, receive, send)
+        except BaseException:
+            # Of a stream that has begun, nothing is left to be ended.
+            await view.abandon("error")
+            raise
         finally:
+            # This frame may outlive the stream, in a traceback of what Django's handler cancelled.
+            del view
             if pending is not None:
                 await pending.aclose()
 
@@ -230,10 +234,11 @@ class _Exchange:
 
     async def end(self) -> Any:
         """Return the view that takes the connection over; end the streams that do not begin."""
-        view, self.view = self.view, None
-        await self.abandon("client")
+        while self.streams:
+            await self.streams.pop().abandon("client")
         # For the life of the stream, nothing is held that served its request.
         self._tasks.clear()
+        view, self.view = self.view, None
         return view
 
     async def abandon(self, reason: str) -> None:

@@ -169,18 +169,22 @@ class Handshake(APIView):
             )
         # Now, since the signal may come while the stream is not there yet.
         shutdown.watch(asyncio.get_running_loop())
-        # Who is authenticated before an order to end the user's streams is to get it.
-        async with get_hub().heeding():
-            orders = newest_order()
-            response = await sync_to_async(self._admit)(request, *args, **kwargs)
-            if response is not None:
-                return response
-            try:
-                take_place(self, self.request)
-            except ComeBackLater as refusal:
-                if names_event_stream(request):
-                    return self._dressed(come_back_response())
-                return await sync_to_async(self._refuse)(refusal)
+        try:
+            # A user who is authenticated before an order to end the user's streams must get it.
+            async with get_hub().heeding():
+                orders = newest_order()
+                response = await sync_to_async(self._admit)(request, *args, **kwargs)
+                if response is not None:
+                    return response
+                try:
+                    take_place(self, self.request)
+                except ComeBackLater as refusal:
+                    if names_event_stream(request):
+                        return self._dressed(come_back_response())
+                    return await sync_to_async(self._refuse)(refusal)
+        except BaseException:
+            await self.abandon("error")
+            raise
         try:
             await self.connect()
             self._connected = True

@@ -485,6 +485,18 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         if self._released:
             return
         self._released = True
+        try:
+            await self._let_cleaning_end()
+        finally:
+            if self._lane is not None:
+                pool.give_back(self._lane)
+                self._lane = None
+            if self._counted:
+                counters.closed[str(self.close_reason)] += 1
+            roster.leave(self)
+            self._let_go()
+
+    async def _let_cleaning_end(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
         if self._rechecking is not None:
@@ -502,13 +514,6 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
                     extra=self.log_extra(),
                 )
                 await stop(cleaning, LAST_PATIENCE)
-        if self._lane is not None:
-            pool.give_back(self._lane)
-            self._lane = None
-        if self._counted:
-            counters.closed[str(self.close_reason)] += 1
-        roster.leave(self)
-        self._let_go()
 
     def _let_go(self) -> None:
         """Undo the circles in which a stream stands, so that it is gone without a collection."""
