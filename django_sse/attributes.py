@@ -80,10 +80,18 @@ RESERVED = (
 )
 
 
+def defines(cls: type, base: type, name: str) -> bool:
+    """Return whether ``cls``, with its mixins, defines ``name`` itself, beside ``base``.
+
+    The functions are not compared: an agent may wrap those of ``base``, anew at each look.
+    """
+    return any(name in vars(owner) for owner in cls.__mro__ if owner not in base.__mro__)
+
+
 def check_hooks(cls: type[Any], base: type[Any]) -> None:
     """Raise ``ImproperlyConfigured`` for a hook that is no ``async def``, and for a reserved name."""
     for name in RESERVED:
-        if getattr(cls, name) is not getattr(base, name):
+        if defines(cls, base, name):
             raise ImproperlyConfigured(
                 f"{cls.__qualname__}.{name} takes the place of what {base.__qualname__} needs for "
                 "its own working. Give it another name."
@@ -96,7 +104,7 @@ def check_hooks(cls: type[Any], base: type[Any]) -> None:
     for name in HOOKS:
         hook = getattr(cls, name)  # Also what a mixin brings.
         may_generate = name in {"stream", "snapshot"}
-        if iscoroutinefunction(hook):
+        if iscoroutinefunction(hook) or not defines(cls, base, name):
             continue
         if may_generate and inspect.isasyncgenfunction(hook):
             continue

@@ -44,7 +44,8 @@ def still_allowed(view: Any) -> bool:
 
 def _anew(request: HttpRequest, before: Any) -> HttpRequest:
     """Return a copy of the request as middleware had it, with nothing of a user or session read."""
-    fresh = copy.copy(request)
+    # An agent's wrapper may not know how it is copied.
+    fresh = copy.copy(getattr(request, "__wrapped__", request))
     for name in ("_cached_user", "_acached_user"):
         fresh.__dict__.pop(name, None)
     session: Any = getattr(request, "session", None)

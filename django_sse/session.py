@@ -175,6 +175,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
             "path": self.request.path,
             "user": self._logged_user(),
             "close_reason": self.close_reason,
+            # As on Django's own lines: handlers that report errors look for the URL there.
+            "request": self.request._request,
         }
 
     def _logged_user(self) -> str | None:

@@ -19,13 +19,12 @@ from rest_framework.exceptions import NotFound
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 
 from .asgi import ViewHandler
-from .attributes import CHECKED, FROM_SETTINGS, FromSettings, check_attributes, check_hooks
+from .attributes import CHECKED, FROM_SETTINGS, FromSettings, check_attributes, check_hooks, defines
 from .backlog import Overflow
 from .conf import conf
 from .events import ServerSentEvent, check_fields, encode_fields
 from .exceptions import HistoryLost, InvalidTopic, StreamClosed
 from .groups import GroupMember, check_groups, handler_names
-from .handshake import Handshake
 from .heartbeat import Heartbeat, Pulse
 from .metrics import counters
 from .outbox import HIGH_WATER
@@ -103,9 +102,9 @@ class SSEView(Session):
         Raises ``ImproperlyConfigured`` for a wrong one, and for a view that has nothing to send.
         """
         check_attributes(cls.__qualname__, initkwargs)
-        follows = initkwargs.get("topics", cls.topics) or cls.get_topics is not SSEView.get_topics
+        follows = initkwargs.get("topics", cls.topics) or defines(cls, SSEView, "get_topics")
         # One that has a connect() may have nothing but refusals in mind.
-        if cls.stream is SSEView.stream and cls.connect is Handshake.connect and not follows:
+        if not (follows or defines(cls, SSEView, "stream") or defines(cls, SSEView, "connect")):
             raise ImproperlyConfigured(cls._nothing_to_send())
         return super().as_view(**initkwargs)
 
@@ -309,12 +308,12 @@ class SSEView(Session):
         """Find what may be wrong before there is a response, so that it is a 500."""
         self._own_heartbeat()
         self._own_retry()
-        if self.groups or type(self).get_groups is not SSEView.get_groups:
+        if self.groups or defines(type(self), SSEView, "get_groups"):
             where = f"{type(self).__qualname__}.get_groups()"
             names = check_groups(where, await self.get_groups())
             if names:
                 self._members = GroupMember(self.channel_layer_alias, names, self._on_message)
-        if self.topics or type(self).get_topics is not SSEView.get_topics:
+        if self.topics or defines(type(self), SSEView, "get_topics"):
             self._topics = self._checked(await self.get_topics())
         elif self._only_follows():
             raise ImproperlyConfigured(self._nothing_to_send())
@@ -327,7 +326,7 @@ class SSEView(Session):
         try:
             return check_topics(topics)
         except InvalidTopic as error:
-            if not isinstance(error.topic, str) or type(self).get_topics is SSEView.get_topics:
+            if not isinstance(error.topic, str) or not defines(type(self), SSEView, "get_topics"):
                 raise
             # Made of what the client said, most likely: there is no such stream. The log tells.
             logger.warning("%s.get_topics(): %s", type(self).__qualname__, error)
@@ -379,7 +378,7 @@ class SSEView(Session):
                 self.end(reason)
 
     def _only_follows(self) -> bool:
-        return type(self).stream is SSEView.stream
+        return not defines(type(self), SSEView, "stream")
 
     async def _send_all(self, events: Any) -> None:
         if inspect.isasyncgen(events):
@@ -459,7 +458,7 @@ class SSEView(Session):
             self._members is not None
             or self._last_beat is not None
             or not (self._object_beat is None or self._object_beat.done())
-            or type(self).disconnect is not Handshake.disconnect
+            or defines(type(self), SSEView, "disconnect")
         )
 
     async def clean_up(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,7 @@ def _server(
     directory: Path,
     database: Path,
     application: str = "tests.project.asgi:application",
+    env: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Server:
     # Without a time limit, Uvicorn waits for ever for clients that stay.
@@ -146,6 +147,6 @@ def _server(
         database=database,
         settings="tests.project.settings",
         args=args,
-        env={"JOURNAL": str(directory / "journal")},
+        env={"JOURNAL": str(directory / "journal"), **(env or {})},
         **options,
     )

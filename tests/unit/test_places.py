@@ -151,7 +151,7 @@ async def gone() -> bool:
     """Return whether the stream's place is free, and ``disconnect()`` ran where it is due."""
     with suppress(TimeoutError):
         async with asyncio.timeout(2):
-            while len(roster) or happened.count("connected") > happened.count("disconnected"):
+            while len(roster) or happened.count("connected") > happened.count("disconnected"):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0)
     return not len(roster) and happened.count("connected") == happened.count("disconnected")
 
