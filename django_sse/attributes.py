@@ -9,7 +9,6 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
-from rest_framework.renderers import BaseRenderer
 
 from .backlog import OVERFLOWS
 from .events import milliseconds
@@ -17,6 +16,7 @@ from .exceptions import InvalidEvent, InvalidTopic
 from .groups import check_groups
 from .heartbeat import Heartbeat
 from .publishing import check_topics
+from .rendering import check_renderer
 from .serialization import check_serializer
 
 
@@ -138,11 +138,8 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
                     )
                 check_serializer(where, serializer_class)
         elif attribute == "renderer_class":
-            if not (isinstance(value, type) and issubclass(value, BaseRenderer)):
-                raise ImproperlyConfigured(
-                    f"{where} must be a subclass of rest_framework.renderers.BaseRenderer, "
-                    f"got {value!r}."
-                )
+            if not isinstance(value, FromSettings):
+                check_renderer(where, value)
         elif attribute == "groups" and value:
             check_groups(where, value)
         elif attribute == "heartbeat":
@@ -157,6 +154,7 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
             except InvalidEvent as error:
                 raise ImproperlyConfigured(f"{where}: {error}") from error
         elif attribute == "topics" and value:
+            check_several_topics(where, value)
             try:
                 check_topics(value)
             except InvalidTopic as error:
@@ -173,6 +171,14 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
             raise ImproperlyConfigured(
                 f"{where} must be a whole number above 0 or None, got {value!r}."
             )
+
+
+def check_several_topics(where: str, topics: Any) -> None:
+    """Raise ``ImproperlyConfigured`` for topics that are one string: its letters, most likely."""
+    if isinstance(topics, str):
+        raise ImproperlyConfigured(
+            f"{where} must be a list of topics, got {topics!r}. Write [{topics!r}]."
+        )
 
 
 def _is_duration(value: Any) -> bool:

@@ -17,6 +17,7 @@ from .brokers import broker_class
 from .brokers.base import BROKERS
 from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
+from .rendering import default_renderer_class
 
 #: The hint of a wrong value, whose error has its unit and what is allowed.
 DOCS = "The settings table of the README, which is on PyPI too, has all of them."
@@ -36,6 +37,8 @@ IDS = {
     "MAX_CONNECTIONS": "django_sse.E015",
     "MAX_CONNECTIONS_PER_ADDRESS": "django_sse.E016",
     "TICKET_SECONDS": "django_sse.E017",
+    "RENDERER": "django_sse.E019",
+    "BASE_URL": "django_sse.E020",
 }
 
 
@@ -69,12 +72,18 @@ def check_settings(
         except ImproperlyConfigured as error:
             found.append(Error(str(error), hint=DOCS, id=IDS[name]))
             continue
+        if name == "RENDERER":
+            try:
+                default_renderer_class()
+            except ImproperlyConfigured as error:
+                found.append(Error(str(error), hint=DOCS, id=IDS[name]))
         if name == "HEARTBEAT":
             try:
                 value.provider()
             except ImproperlyConfigured as error:
                 hint = "EVENT must be the dotted path of a callable that can be imported."
-                found.append(Error(str(error), hint=hint, id="django_sse.E004"))
+                text = f'DJANGO_SSE["HEARTBEAT"]["EVENT"]: {error}'
+                found.append(Error(text, hint=hint, id="django_sse.E004"))
     return found
 
 

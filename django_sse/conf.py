@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -13,7 +14,7 @@ from django.core.signals import setting_changed
 
 from .events import milliseconds
 from .exceptions import InvalidEvent
-from .heartbeat import Heartbeat
+from .heartbeat import Heartbeat, check_event, check_period
 
 
 class BrokerSettings(NamedTuple):
@@ -29,11 +30,12 @@ def _heartbeat(value: Any) -> Heartbeat:
         return value
     if value is None:
         return Heartbeat(None)
-    _check_keys('DJANGO_SSE["HEARTBEAT"]', value, {"PERIOD", "EVENT"})
-    try:
-        return Heartbeat(value.get("PERIOD", DEFAULT_PERIOD), value.get("EVENT"))
-    except ImproperlyConfigured as error:
-        raise ImproperlyConfigured(f'DJANGO_SSE["HEARTBEAT"]: {error}') from error
+    name = 'DJANGO_SSE["HEARTBEAT"]'
+    _check_keys(name, value, {"PERIOD", "EVENT"})
+    return Heartbeat(
+        check_period(f'{name}["PERIOD"]', value.get("PERIOD", DEFAULT_PERIOD)),
+        check_event(f'{name}["EVENT"]', value.get("EVENT")),
+    )
 
 
 def _retry(value: Any) -> int | None:
@@ -72,6 +74,34 @@ def _or_none(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return None if value is None else parse(value)
 
     return parse_or_none
+
+
+def _renderer(value: Any) -> str | type | None:
+    if value is None or isinstance(value, type) or (isinstance(value, str) and "." in value):
+        return value
+    raise ImproperlyConfigured(
+        'DJANGO_SSE["RENDERER"] must be a renderer class of DRF\'s, its dotted path or None, got '
+        f"{value!r}."
+    )
+
+
+def _base_url(value: Any) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value) if isinstance(value, str) else None
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise ImproperlyConfigured(
+            'DJANGO_SSE["BASE_URL"] must be the absolute URL of the site\'s root, as in '
+            f'"https://shop.example", or None, got {value!r}.'
+        )
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _broker(value: Any) -> BrokerSettings:
@@ -122,6 +152,8 @@ DEFAULTS: dict[str, Any] = {
     "MAX_CONNECTIONS": None,
     "MAX_CONNECTIONS_PER_ADDRESS": None,
     "TICKET_SECONDS": 24 * 60 * 60,
+    "RENDERER": None,
+    "BASE_URL": None,
 }
 
 #: How each setting is read; every parser raises ``ImproperlyConfigured`` and names the remedy.
@@ -139,6 +171,8 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "MAX_CONNECTIONS": _or_none(_whole("MAX_CONNECTIONS", "streams")),
     "MAX_CONNECTIONS_PER_ADDRESS": _or_none(_whole("MAX_CONNECTIONS_PER_ADDRESS", "streams")),
     "TICKET_SECONDS": _seconds("TICKET_SECONDS"),
+    "RENDERER": _renderer,
+    "BASE_URL": _base_url,
 }
 
 
@@ -220,6 +254,16 @@ class Conf:
     def ticket_seconds(self) -> float:
         """For how many seconds a ticket is valid."""
         return self.get("TICKET_SECONDS")  # type: ignore[no-any-return]
+
+    @property
+    def renderer(self) -> str | type | None:
+        """The renderer class of events, or its dotted path; ``None`` leaves it to DRF's settings."""
+        return self.get("RENDERER")  # type: ignore[no-any-return]
+
+    @property
+    def base_url(self) -> str | None:
+        """The site's scheme and host, for links in what is published outside of a request."""
+        return self.get("BASE_URL")  # type: ignore[no-any-return]
 
     @property
     def broker(self) -> BrokerSettings:

@@ -51,7 +51,8 @@ class ServerSentEvent:
         comments: str | None = None,
     ) -> None:
         wait = check_fields(data, event, id, retry, comments)
-        if isinstance(data, str):
+        # isinstance() would evaluate a lazy object, which may take a query.
+        if issubclass(type(data), str):
             _check_text("data", data)
         # The class is frozen, and the only place that may write to it is here.
         put = object.__setattr__

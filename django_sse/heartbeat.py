@@ -46,8 +46,8 @@ class Heartbeat:
         period: float | timedelta | None,
         event: ServerSentEvent | Mapping[str, Any] | EventProvider | str | None = None,
     ) -> None:
-        object.__setattr__(self, "period", _seconds(period))
-        object.__setattr__(self, "event", _event(event))
+        object.__setattr__(self, "period", check_period("A heartbeat's period", period))
+        object.__setattr__(self, "event", check_event("A heartbeat's event", event))
         # The same bytes for every beat of every stream; only objects need the view's serializer.
         object.__setattr__(self, "encoded", _encoded(self.event))
 
@@ -64,7 +64,8 @@ class Heartbeat:
         return event
 
 
-def _seconds(period: Any) -> float:
+def check_period(name: str, period: Any) -> float:
+    """Return a period in seconds; raise ``ImproperlyConfigured``, by that name, for a wrong one."""
     if period is None:
         return 0.0
     number = period.total_seconds() if isinstance(period, timedelta) else period
@@ -72,8 +73,8 @@ def _seconds(period: Any) -> float:
         number = -1
     if not 0 <= number <= sys.float_info.max:
         raise ImproperlyConfigured(
-            "A heartbeat's period must be a number of seconds, a timedelta or None (0 and None "
-            f"turn it off), got {period!r}."
+            f"{name} must be a number of seconds, a timedelta or None (0 and None turn it off), got "
+            f"{period!r}."
         )
     return float(number)
 
@@ -88,7 +89,8 @@ def _same(event: ServerSentEvent) -> ServerSentEvent:
     return event
 
 
-def _event(event: Any) -> ServerSentEvent | EventProvider | str:
+def check_event(name: str, event: Any) -> ServerSentEvent | EventProvider | str:
+    """Return a beat's event; raise ``ImproperlyConfigured``, by that name, for a wrong one."""
     if event is None:
         return ServerSentEvent(comments="heartbeat")
     if isinstance(event, Mapping):
@@ -96,14 +98,14 @@ def _event(event: Any) -> ServerSentEvent | EventProvider | str:
             return ServerSentEvent(**event)
         except (TypeError, SSEError) as error:
             raise ImproperlyConfigured(
-                f"A heartbeat's event {dict(event)!r} is not one that can be sent: {error}"
+                f"{name} {dict(event)!r} is not one that can be sent: {error}"
             ) from error
     accepted: ServerSentEvent | EventProvider | str = event
     if isinstance(event, ServerSentEvent) or callable(event) or _is_dotted(event):
         return accepted
     raise ImproperlyConfigured(
-        "A heartbeat's event must be a ServerSentEvent, a dict of its fields, a callable or the "
-        f"dotted path of one, got {event!r}."
+        f"{name} must be a ServerSentEvent, a dict of its fields, a callable or the dotted path of "
+        f"one, got {event!r}."
     )
 
 

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import QuerySet
 from django.db.transaction import TransactionManagementError
 from django.utils.asyncio import async_unsafe
-from rest_framework.renderers import JSONRenderer
+from django.utils.functional import LazyObject, Promise
+from rest_framework.renderers import BaseRenderer
 
 from .brokers import get_broker
 from .conf import conf
 from .events import check_fields, encode_head, encode_tail
 from .exceptions import EventTooLarge, InvalidEvent, InvalidTopic
 from .metrics import counters
-from .serialization import ObjectWriter, SerializerClass, check_serializer, evaluated
+from .rendering import check_renderer, default_context, default_renderer_class
+from .serialization import (
+    ObjectWriter,
+    SerializerClass,
+    check_serializer,
+    evaluated,
+    look_through,
+)
+
+# A translation, or an object of Django's that is evaluated when it is first used.
+_LAZY = (Promise, LazyObject)
 
 #: Characters that a topic may have.
 MAX_TOPIC = 200
@@ -42,13 +54,17 @@ def publish(
     comments: str | None = None,
     key: str | None = None,
     serializer: SerializerClass | None = None,
+    renderer: type[BaseRenderer] | None = None,
+    context: Mapping[str, Any] | None = None,
     using: str | None = None,
     on_commit: bool = True,
 ) -> str | None:
     """Send an event to every connection that follows one of ``topics``, in all processes.
 
     ``data`` is serialized now, as by a view: by ``serializer``, or the registry of
-    ``@serializes``. The event is sent when the transaction of the database ``using`` commits, and
+    ``@serializes``, with ``context``; text is made by ``renderer``, or the one of the setting
+    ``RENDERER``. Without a ``context``, serializers have a ``request`` where the setting
+    ``BASE_URL`` is given. The event is sent when the transaction of the database ``using`` commits, and
     dropped when it is rolled back; outside of a transaction, or with ``on_commit=False``, at once.
     ``key`` names what the event is about, for views with ``overflow = "latest"``.
 
@@ -60,7 +76,8 @@ def publish(
     where autocommit is off, outside of an atomic block; ``SynchronousOnlyOperation`` on a thread
     with a running event loop.
     """
-    names, head, tail = _encode(topics, data, event, retry, comments, key, serializer)
+    words = Words(serializer, renderer, context)
+    names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
     if on_commit and in_transaction(using):
         transaction.on_commit(partial(_send, names, head, tail, key), using=using)
         return None
@@ -76,14 +93,25 @@ async def apublish(
     comments: str | None = None,
     key: str | None = None,
     serializer: SerializerClass | None = None,
+    renderer: type[BaseRenderer] | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> str:
     """Send an event as ``publish()`` does, at once, and return its id.
 
     Objects are serialized in the event loop; a ``QuerySet`` is evaluated in a thread first.
     """
-    if isinstance(data, QuerySet):
-        data = await sync_to_async(evaluated)(data)
-    names, head, tail = _encode(topics, data, event, retry, comments, key, serializer)
+    words = Words(serializer, renderer, context)
+    try:
+        data, _ = look_through(data)
+        if isinstance(data, QuerySet):
+            data = await sync_to_async(evaluated)(data)
+        names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
+    except SynchronousOnlyOperation as error:
+        error.add_note(
+            "To serialize what is published touches the database. Evaluate it before, as in "
+            "`await request.auser()`, or call publish() in a thread."
+        )
+        raise
     if watcher is None:
         return await _asend(names, head, tail, key)
     with watcher(names) as tell:
@@ -109,10 +137,12 @@ async def alatest_event_id() -> str:
 
 def check_topics(topics: Any) -> tuple[str, ...]:
     """Return topics as a tuple without repetition; raise ``InvalidTopic`` for wrong ones."""
+    if isinstance(topics, _LAZY):
+        topics = str(topics)
     given = [topics] if isinstance(topics, str) else topics
     if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise InvalidTopic(f"Topics must be a str or several, got {topics!r}.", topic=topics)
-    names = tuple(given)
+    names = tuple(str(name) if isinstance(name, _LAZY) else name for name in given)
     if not names:
         raise InvalidTopic("At least one topic is needed.", topic=topics)
     for name in names:
@@ -133,22 +163,54 @@ def check_topics(topics: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _checked_key(key: Any) -> str | None:
+    if isinstance(key, _LAZY):
+        key = str(key)
+    if key is not None and not isinstance(key, str):
+        raise InvalidEvent(
+            f"key must be a str, got {key!r}. Convert it first: key=str(…).", field="key", value=key
+        )
+    return key
+
+
+class Words(NamedTuple):
+    """What turns a published object into text, as far as the caller says it."""
+
+    serializer: SerializerClass | None
+    renderer: type[BaseRenderer] | None
+    context: Mapping[str, Any] | None
+
+    def text(self, data: Any) -> str:
+        """Return ``data`` as text; from any thread."""
+        serializer, renderer, context = self
+        if renderer is None:
+            renderer = default_renderer_class()
+        else:
+            check_renderer("publish(renderer=…)", renderer)
+        if serializer is not None:
+            check_serializer("publish(serializer=…)", serializer)
+            data, _ = look_through(data)
+            many = isinstance(data, list | tuple | QuerySet)
+            given = default_context() if context is None else dict(context)
+            data = serializer(data, many=many, context=given).data
+        if context is None:
+            return _threads.writer(renderer).write(data)
+        return _writer(renderer, lambda: dict(context)).write(data)
+
+
 def _encode(
     topics: Any,
     data: Any,
     event: str | None,
     retry: int | timedelta | None,
     comments: str | None,
-    key: str | None,
-    serializer: SerializerClass | None,
-) -> tuple[tuple[str, ...], bytes, bytes]:
+    key: Any,
+    words: Words,
+) -> tuple[tuple[str, ...], bytes, bytes, str | None]:
     names = check_topics(topics)
     wait = check_fields(data, event, None, retry, comments)
-    if key is not None and not isinstance(key, str):
-        raise InvalidEvent(
-            f"key must be a str, got {key!r}. Convert it first: key=str(…).", field="key", value=key
-        )
-    text = None if data is None else _text(data, serializer)
+    key = _checked_key(key)
+    text = None if data is None else words.text(data)
     head, tail = encode_head(text, event), encode_tail(wait, comments)
     size = len(head) + len(tail)
     if size > conf.max_event_bytes:
@@ -158,25 +220,31 @@ def _encode(
             "that clients fetch, or raise the setting.",
             size=size,
         )
-    return names, head, tail
+    return names, head, tail, key
 
 
 class _PerThread(threading.local):
     """Serializers are not safe in several threads at once, so each thread binds its own."""
 
     def __init__(self) -> None:
-        self.writer = ObjectWriter(overrides={}, renderer=JSONRenderer(), context=dict, owner=None)
+        self.writers: dict[tuple[type[BaseRenderer], str | None], ObjectWriter] = {}
+
+    def writer(self, renderer_class: type[BaseRenderer]) -> ObjectWriter:
+        """Return the thread's writer for a renderer, made when it is first needed."""
+        known = renderer_class, conf.base_url
+        writer = self.writers.get(known)
+        if writer is None:
+            writer = self.writers[known] = _writer(renderer_class, default_context)
+        return writer
+
+
+def _writer(
+    renderer_class: type[BaseRenderer], context: Callable[[], dict[str, Any]]
+) -> ObjectWriter:
+    return ObjectWriter(overrides={}, renderer=renderer_class(), context=context, owner=None)
 
 
 _threads = _PerThread()
-
-
-def _text(data: Any, serializer: SerializerClass | None) -> str:
-    if serializer is not None:
-        check_serializer("publish(serializer=…)", serializer)
-        many = isinstance(data, list | tuple | QuerySet)
-        data = serializer(data, many=many).data
-    return _threads.writer.write(data)
 
 
 def in_transaction(using: str | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import QuerySet
-from django.utils.functional import Promise
+from django.utils.functional import LazyObject, Promise
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.serializers import BaseSerializer
 
@@ -19,6 +19,9 @@ from .exceptions import SerializerNotFound
 
 SerializerClass = type[BaseSerializer[Any]]
 S = TypeVar("S", bound=SerializerClass)
+
+#: Proxies of proxies that are looked through.
+MAX_PROXIES = 8
 
 #: The project-wide registry, filled by ``@serializes``.
 registry: dict[type, SerializerClass] = {}
@@ -106,9 +109,12 @@ class ObjectWriter:
         Raises ``SerializerNotFound`` for an object, at any depth of lists and dicts, that has no
         serializer and is nothing that JSON knows.
         """
+        if type(obj) is str:
+            return obj
+        obj, kind = look_through(obj)
         if isinstance(obj, str):
             return obj
-        serializer = self._serializer(type(obj))
+        serializer = self._serializer(kind)
         data = self.plain(obj) if serializer is None else serializer.to_representation(obj)
         if self._encode is not None:
             return self._encode(data)
@@ -119,6 +125,7 @@ class ObjectWriter:
         kind = type(obj)
         if kind in _PLAIN and kind not in registry and kind not in self._overrides:
             return obj
+        obj, kind = look_through(obj)
         serializer = self._serializer(kind)
         if serializer is not None:
             return serializer.to_representation(obj)
@@ -162,6 +169,35 @@ class ObjectWriter:
             type=kind,
             view=self._owner,
         )
+
+
+def is_proxy(obj: Any) -> bool:
+    """Return whether an object stands for another one; evaluates nothing of Django's."""
+    kind = type(obj)
+    return issubclass(kind, LazyObject) or obj.__class__ is not kind
+
+
+def look_through(obj: Any) -> tuple[Any, type]:
+    """Return the object that a proxy stands for, and its class; any other object as it is.
+
+    Known are Django's ``LazyObject`` and ``SimpleLazyObject``, which this evaluates, and proxies
+    that name their object ``__wrapped__``, as wrapt's do. Of others that claim the class of their
+    object, as ``weakref.proxy`` does, the proxy is returned, with that class.
+    """
+    for _ in range(MAX_PROXIES):
+        kind = type(obj)
+        if issubclass(kind, LazyObject):
+            obj.__class__  # noqa: B018 - evaluates it
+            obj = obj._wrapped
+            continue
+        claimed = obj.__class__
+        if claimed is kind or not isinstance(claimed, type):
+            return obj, kind
+        wrapped = getattr(obj, "__wrapped__", obj)
+        if wrapped is obj or wrapped.__class__ is not claimed:
+            return obj, claimed
+        obj = wrapped
+    return obj, obj.__class__
 
 
 def evaluated(rows: QuerySet[Any]) -> list[Any]:

@@ -16,10 +16,18 @@ from channels import DEFAULT_CHANNEL_LAYER
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db.models import QuerySet
 from rest_framework.exceptions import NotFound
-from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.renderers import BaseRenderer
 
 from .asgi import ViewHandler
-from .attributes import CHECKED, FROM_SETTINGS, FromSettings, check_attributes, check_hooks, defines
+from .attributes import (
+    CHECKED,
+    FROM_SETTINGS,
+    FromSettings,
+    check_attributes,
+    check_hooks,
+    check_several_topics,
+    defines,
+)
 from .backlog import Overflow
 from .conf import conf
 from .events import ServerSentEvent, check_fields, encode_fields
@@ -29,7 +37,8 @@ from .heartbeat import Heartbeat, Pulse
 from .metrics import counters
 from .outbox import HIGH_WATER
 from .publishing import check_topics
-from .serialization import ObjectWriter, SerializerClass, evaluated
+from .rendering import default_renderer_class
+from .serialization import ObjectWriter, SerializerClass, evaluated, is_proxy, look_through
 from .session import Session
 from .subscription import Subscription
 from .tasks import settle, stop
@@ -37,6 +46,9 @@ from .tasks import settle, stop
 logger = logging.getLogger("django_sse")
 
 V = TypeVar("V")
+
+#: The query parameter with which a page hands in the id of the moment it was rendered.
+_PAGES_OWN = "last_event_id"
 
 
 def _coroutine_or_generator(hook: Callable[[V], Coroutine[Any, Any, None]]) -> Callable[[V], Any]:
@@ -56,8 +68,8 @@ class SSEView(Session):
     serializer_classes: ClassVar[Mapping[type, SerializerClass]] = {}
     #: Run serializers in a thread, for those that touch the database. Costs several times as much.
     serialize_in_thread: bool = False
-    #: What turns a serializer's data into text: a DRF renderer class.
-    renderer_class: type[BaseRenderer] = JSONRenderer
+    #: What turns a serializer's data into text: a DRF renderer class. By default, the setting's.
+    renderer_class: type[BaseRenderer] = FROM_SETTINGS
     #: The heartbeat of this view; ``None`` turns it off. By default, the setting's.
     heartbeat: Heartbeat | None = FROM_SETTINGS
     #: Topics whose events the stream sends, once it follows them.
@@ -86,6 +98,8 @@ class SSEView(Session):
     _object_beat: asyncio.Task[None] | None = None
     _members: GroupMember | None = None
     _topics: tuple[str, ...] = ()
+    # Whether it follows topics; also where there are none at the moment.
+    _has_topics: bool = False
     _subscription: Subscription | None = None
     _writer: ObjectWriter | None = None
 
@@ -152,7 +166,10 @@ class SSEView(Session):
 
     def get_renderer(self) -> BaseRenderer:
         """Return the renderer of this connection."""
-        return self.renderer_class()
+        own: Any = self.renderer_class
+        return (
+            default_renderer_class()() if isinstance(own, FromSettings) else self.renderer_class()
+        )
 
     # What a stream has at hand.
 
@@ -160,14 +177,15 @@ class SSEView(Session):
     def last_event_id(self) -> str | None:
         """The id of the last event that a reconnecting client has seen, or ``None``.
 
-        The header ``Last-Event-ID`` (WHATWG HTML, 9.2.4), or the query parameter
-        ``last_event_id`` where there is no header.
+        The header ``Last-Event-ID`` (WHATWG HTML, 9.2.4). Where there is none, the query parameter
+        of polyfills that send no header, ``lastEventId`` in any spelling; else ``last_event_id``,
+        which is a page's.
         """
         header = self.request.META.get("HTTP_LAST_EVENT_ID")
         if header is not None:
             # Browsers send UTF-8; Django reads every header as Latin-1.
             return str(header).encode("latin-1").decode("utf-8", "replace")
-        return self.request.GET.get("last_event_id")
+        return _queried_id(self.request.GET)
 
     def serialize(self, obj: Any) -> str:
         """Return ``obj`` as the text of an event's ``data``; override it to have it your way.
@@ -215,6 +233,8 @@ class SSEView(Session):
         Raises ``StreamClosed`` after the stream's end, ``InvalidEvent`` for fields that cannot be
         sent, and ``SerializerNotFound``; nothing was sent then.
         """
+        if type(data) is not str and is_proxy(data):
+            data = await self._behind(data)
         if isinstance(data, ServerSentEvent):
             if not (event is None and id is None and retry is None and comments is None):
                 raise TypeError(
@@ -228,6 +248,8 @@ class SSEView(Session):
                 data.retry,
                 data.comments,
             )
+            if is_proxy(data):
+                data = await self._behind(data)
         outbox = self._outbox
         if outbox is None or self.close_reason is not None or outbox.gone:
             raise StreamClosed(self._closed_text())
@@ -248,6 +270,19 @@ class SSEView(Session):
             await outbox.drain()
             if outbox.gone:
                 raise StreamClosed(self._closed_text())
+
+    async def _behind(self, proxy: Any) -> Any:
+        """Return the object that a proxy stands for; where to find it takes a query, in a thread."""
+        if self.serialize_in_thread:
+            return (await sync_to_async(look_through)(proxy))[0]
+        try:
+            return look_through(proxy)[0]
+        except SynchronousOnlyOperation as error:
+            error.add_note(
+                f"A lazy object is evaluated by a query here. Set {type(self).__qualname__}."
+                "serialize_in_thread = True, or evaluate it before, as in `await request.auser()`."
+            )
+            raise
 
     async def follow(self) -> None:
         """Send the topics' events until the stream ends; does not return.
@@ -315,6 +350,7 @@ class SSEView(Session):
                 self._members = GroupMember(self.channel_layer_alias, names, self._on_message)
         if self.topics or defines(type(self), SSEView, "get_topics"):
             self._topics = self._checked(await self.get_topics())
+            self._has_topics = True
         elif self._only_follows():
             raise ImproperlyConfigured(self._nothing_to_send())
 
@@ -323,8 +359,14 @@ class SSEView(Session):
         return f"{cls.__qualname__} must define `async def stream(self)`, or topics."
 
     def _checked(self, topics: Iterable[str]) -> tuple[str, ...]:
+        given: Any = topics
+        check_several_topics(f"{type(self).__qualname__}.get_topics()", given)
+        if isinstance(given, Iterable) and not isinstance(given, bytes):
+            given = tuple(given)
+            if not given:
+                return ()  # A user who follows nothing yet: nothing is published to the stream.
         try:
-            return check_topics(topics)
+            return check_topics(given)
         except InvalidTopic as error:
             if not isinstance(error.topic, str) or not defines(type(self), SSEView, "get_topics"):
                 raise
@@ -343,7 +385,7 @@ class SSEView(Session):
                 await self.announce()
                 if self._members is not None:
                     await self._members.join()
-            if self._topics:
+            if self._has_topics:
                 await self._subscribe(anew=anew)
             if self._only_follows():
                 await self._catch_up()
@@ -562,6 +604,18 @@ class SSEView(Session):
         if self._outbox is None:
             return f"{name} cannot send yet: its stream has not begun. Send in stream()."
         return f"{name} cannot send any more: its stream has ended ({self.close_reason})."
+
+
+def _queried_id(query: Mapping[str, str]) -> str | None:
+    # A polyfill adds its own to an address that may have the page's already, which is older.
+    for name, value in query.items():
+        if value and name != _PAGES_OWN and _letters(name) == "lasteventid":
+            return value
+    return query.get(_PAGES_OWN)
+
+
+def _letters(name: str) -> str:
+    return name.replace("-", "").replace("_", "").lower()
 
 
 def _only_closed(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from django_sse import (
     SSEView,
     StreamClosed,
     StreamFinished,
+    aclose_streams,
     apublish,
     sse_path,
     tasks,
@@ -941,8 +942,42 @@ async def test_stream_that_follows_too_late_ends_and_its_client_is_told(
     assert errors(caplog) == []
 
 
+@pytest.mark.parametrize("last_id", [None, "1-0", "no id"])
+async def test_stream_without_topics_at_the_moment_is_one_that_nothing_is_published_to(
+    broker: MemoryBroker, last_id: str | None
+) -> None:
+    class FollowsNothing(SSEView):
+        heartbeat = None
+
+        async def get_topics(self) -> Any:
+            return iter(())
+
+        async def snapshot(self) -> None:
+            await self.send("snapshot")
+
+    class FollowsByItself(FollowsNothing):
+        async def stream(self) -> None:
+            await self.send("own")
+            await self.follow()
+
+    headers = {} if last_id is None else {"Last-Event-ID": last_id}
+    async with connect(FollowsNothing, headers=headers) as stream:
+        events = [await stream.receive() for _ in range(1 if last_id is None else 2)]
+        assert [event.event for event in events[:-1]] == ["reset"][: len(events) - 1]
+        assert events[-1].data == "snapshot"
+        [view] = roster.streams()
+        assert view.describe()["topics"] == []
+        await aclose_streams(stream=view.stream_id)
+        assert (await stream.receive()).event == "revoked"
+    async with connect(FollowsByItself, headers=headers) as stream:
+        data = [(await stream.receive()).data for _ in range(1 if last_id is None else 2)]
+        assert data[-1] == "own"
+        await stream.receive_nothing()
+
+
 @pytest.mark.parametrize(
-    ("topics", "status"), [(["a", "a" * 201], 404), (["a\n"], 404), ([5], 500), (5, 500), ([], 500)]
+    ("topics", "status"),
+    [(["a", "a" * 201], 404), (["a\n"], 404), ([5], 500), (5, 500), ("a", 500)],
 )
 async def test_topics_made_of_what_the_client_said_may_not_be_there(
     caplog: pytest.LogCaptureFixture, topics: Any, status: int
