@@ -141,6 +141,42 @@ def check_broker(
     return found
 
 
+@register()
+def check_pools(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find pools of database connections that are smaller than the streams' pool of threads."""
+    try:
+        threads = PARSERS["THREADS"](_given().get("THREADS", DEFAULTS["THREADS"]))
+    except ImproperlyConfigured:
+        return []  # check_settings() says it.
+    found: list[CheckMessage] = []
+    databases: Mapping[str, Any] = settings.DATABASES
+    for alias, database in databases.items():
+        size = _pool_size(database.get("OPTIONS", {}).get("pool"))
+        if size is not None and size < threads:
+            found.append(
+                Warning(
+                    f"DATABASES[{alias!r}] has a pool of {size} connections, and "
+                    f'DJANGO_SSE["THREADS"] is {threads}: queries of streams may take all of them '
+                    "at once, and let requests wait.",
+                    hint='Raise the pool\'s "max_size", or lower THREADS below it.',
+                    id="django_sse.W005",
+                )
+            )
+    return found
+
+
+def _pool_size(pool: Any) -> int | None:
+    """Return the largest size of a pool of psycopg's; ``None`` where it is not known."""
+    if not pool:
+        return None
+    options = pool if isinstance(pool, Mapping) else {}
+    # psycopg_pool: without a max_size, the pool stays as large as its min_size, 4 by default.
+    size = options.get("max_size") or options.get("min_size", 4)
+    return size if isinstance(size, int) else None
+
+
 def _given() -> Mapping[str, Any]:
     given = getattr(settings, "DJANGO_SSE", {})
     return given if isinstance(given, Mapping) else {}

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
@@ -31,17 +31,22 @@ logger = logging.getLogger("django_sse")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds without work after which a lane closes its database connections and ends its thread.
+#: Seconds without work after which a lane closes its database connections. A burst of queries
+#: keeps them: to connect to PostgreSQL takes milliseconds.
+RELEASE_SECONDS = 0.1
+#: Seconds without work after which a lane ends its thread.
 IDLE_SECONDS = 1.0
 
 
 class Lane(Executor):
     """One thread, run on demand, with the database connections that belong to it.
 
-    Work is done one call at a time, in the order in which it came. After ``IDLE_SECONDS`` without
-    work, connections are treated as at the end of a request: those past ``CONN_MAX_AGE`` are
-    closed; and the thread ends when none is left open. They are not closed while a query is being
-    iterated in pieces (``aiterator()``), however long the stream waits between two of them.
+    Work is done one call at a time, in the order in which it came. A connection of a pool goes back
+    to it after each call, whatever ``CONN_MAX_AGE`` says. Other connections are treated as at the
+    end of a request after ``RELEASE_SECONDS`` without work: those past ``CONN_MAX_AGE`` are closed.
+    After ``IDLE_SECONDS`` the thread ends, unless one is left open. No connection is closed in a
+    transaction, nor while a query is being iterated in pieces (``aiterator()``), however long the
+    stream waits between two of them.
     """
 
     def __init__(self) -> None:
@@ -79,21 +84,25 @@ class Lane(Executor):
         return future
 
     def _run(self) -> None:
-        patience: float | None = IDLE_SECONDS
+        patience: float | None = RELEASE_SECONDS
+        idle_since = time.monotonic()
         while True:
             with self._wake:
                 worked = self._wake.wait_for(lambda: self._work, patience)
             if not worked:
                 patience = self._release()
+                if patience == 0:
+                    patience = max(idle_since + IDLE_SECONDS - time.monotonic(), 0)
                 if patience != 0:
                     continue
                 with self._wake:
                     if not self._work:
                         self._thread = None
                         return
-            patience = IDLE_SECONDS
+            patience = RELEASE_SECONDS
             # In a frame of its own: nothing of the call may live on in a thread that waits.
             self._do(*self._work.popleft())
+            idle_since = time.monotonic()
 
     def _do(self, future: Future[Any], call: functools.partial[Any]) -> None:
         if not future.set_running_or_notify_cancel():
@@ -106,6 +115,8 @@ class Lane(Executor):
             _close_what_is_due(after_error=True)
         else:
             future.set_result(result)
+        if not self._iterating:
+            _give_back()
 
     def _release(self) -> float | None:
         """Close what is due; return for how many seconds to wait for work, ``0`` to end."""
@@ -124,6 +135,25 @@ class Lane(Executor):
         for argument in call.args:
             if isinstance(argument, functools.partial):
                 self._iterating.update(a for a in argument.args if inspect.isgenerator(a))
+
+
+def is_pooled(settings: Mapping[str, Any]) -> bool:
+    """Return whether a database's connections are shared in a pool: Django's own, or a back end's."""
+    return bool(settings.get("OPTIONS", {}).get("pool")) or "pool" in settings.get("ENGINE", "")
+
+
+def _give_back() -> None:
+    """Let pools have the thread's connections back; what fails is logged."""
+    for connection in connections.all(initialized_only=True):
+        if (
+            connection.connection is not None
+            and is_pooled(connection.settings_dict)
+            and not connection.in_atomic_block
+        ):
+            try:
+                connection.close()
+            except Exception:
+                logger.warning("A database connection could not be given back.", exc_info=True)
 
 
 def _close_what_is_due(*, after_error: bool = False) -> None:

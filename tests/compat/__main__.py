@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from tests.postgres_server import PostgresServer, program
+
 from . import sightings
 from .page import PAGE, Result, pinned, unequal, written
-from .postgres import Postgres, program
 from .stranger import SQLITE, Stranger
 from .strangers import STRANGERS
 from .trial import Trial
@@ -48,7 +49,7 @@ def main() -> int:
     print(f"Trying {len(chosen)} of {len(STRANGERS)} rows, {options.workers} at once.", flush=True)
     began = time.monotonic()
     with ExitStack() as stack:
-        port = stack.enter_context(Postgres()).port if needing else 0
+        port = stack.enter_context(PostgresServer()).port if needing else 0
         threads = stack.enter_context(ThreadPoolExecutor(options.workers))
         trials = list(threads.map(partial(_run, port), chosen))
     print(f"They took {time.monotonic() - began:.0f} s.")

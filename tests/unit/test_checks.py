@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from django.test import override_settings
 
 from django_sse import checks as own
 from django_sse.brokers.base import BROKERS
-from django_sse.checks import check_asgi, check_broker, check_settings
+from django_sse.checks import check_asgi, check_broker, check_pools, check_settings
 from django_sse.conf import DEFAULTS, PARSERS
 from django_sse.events import ServerSentEvent
 
@@ -268,3 +269,31 @@ def test_checks_are_registered() -> None:
         own_app = [apps.get_app_config("django_sse")]
         ids = {message.id for message in checks.run_checks(app_configs=own_app)}
     assert {"django_sse.E001", "django_sse.W001"} <= ids
+
+
+@pytest.mark.parametrize(
+    ("pool", "threads", "size"),
+    [
+        (True, 8, 4),
+        ({}, 8, None),
+        ({"min_size": 2}, 8, 2),
+        ({"min_size": 2, "max_size": 6}, 8, 6),
+        ({"max_size": 6}, 6, None),
+        ({"max_size": "many"}, 8, None),
+        (False, 8, None),
+        (True, "many", None),
+    ],
+)
+def test_pool_of_connections_that_is_smaller_than_that_of_threads_is_found(
+    monkeypatch: pytest.MonkeyPatch, pool: Any, threads: Any, size: int | None
+) -> None:
+    databases = {"default": {"OPTIONS": {"pool": pool}}, "other": {}}
+    given = SimpleNamespace(DATABASES=databases, DJANGO_SSE={"THREADS": threads})
+    monkeypatch.setattr(own, "settings", given)
+    found = check_pools()
+    if size is None:
+        assert found == []
+    else:
+        assert [it.id for it in found] == ["django_sse.W005"]
+        assert f"'default'] has a pool of {size} connections" in found[0].msg
+        assert f"is {threads}" in found[0].msg

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -214,6 +215,70 @@ async def test_lane_keeps_a_connection_while_a_query_is_iterated(lane: Lane) -> 
     await asyncio.to_thread(wait_until_idle, lane)
 
 
+@pytest.mark.usefixtures("closing")
+def test_lane_gives_a_pools_connection_back_after_each_call(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
+    monkeypatch.setattr(threads, "is_pooled", lambda settings: True)
+
+    def begin() -> None:
+        ensure_connection()
+        connections["default"].in_atomic_block = True
+
+    def end(*, fails: bool) -> None:
+        connections["default"].in_atomic_block = False
+        if fails:
+            connections["default"].close = refuse  # type: ignore[method-assign]
+        else:
+            del connections["default"].close
+
+    def refuse() -> None:
+        raise RuntimeError("no")
+
+    lane.submit(ensure_connection).result(10)
+    assert lane.submit(opened).result(10) == 0
+    # A transaction that a call has left open keeps it.
+    lane.submit(begin).result(10)
+    assert lane.submit(opened).result(10) == 1
+    lane.submit(end, fails=True).result(10)
+    assert lane.submit(opened).result(10) == 1
+    assert "could not be given back" in caplog.text
+    lane.submit(end, fails=False).result(10)
+    assert lane.submit(opened).result(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "pooled"),
+    [
+        ({"ENGINE": "django.db.backends.postgresql"}, False),
+        ({"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": False}}, False),
+        ({"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": True}}, True),
+        ({"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": {"max_size": 2}}}, True),
+        ({"ENGINE": "dj_db_conn_pool.backends.postgresql"}, True),
+    ],
+)
+def test_pool_is_known_by_its_settings(settings: dict[str, Any], pooled: bool) -> None:
+    assert threads.is_pooled(settings) is pooled
+
+
+@pytest.mark.usefixtures("closing")
+@pytest.mark.parametrize("max_age", [0, 600])
+def test_lane_that_is_asked_now_and_then_keeps_what_conn_max_age_says(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, max_age: int
+) -> None:
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 30)
+    monkeypatch.setattr(threads, "RELEASE_SECONDS", 0.02)
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", max_age)
+    for _ in range(3):
+        lane.submit(ensure_connection).result(10)
+        time.sleep(0.2)
+        # The thread goes on; its connection was closed as at the end of a request.
+        assert lane.running
+        assert lane.submit(opened).result(10) == (max_age > 0)
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.05)
+
+
 # The pool.
 
 
@@ -255,6 +320,7 @@ async def test_settle_closes_what_lanes_without_streams_have_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threads, "IDLE_SECONDS", 5)
+    monkeypatch.setattr(threads, "RELEASE_SECONDS", 5)
     pool = Pool()
     with override_settings(DJANGO_SSE={"THREADS": 2}):
         busy, idle = pool.lease(), pool.lease()

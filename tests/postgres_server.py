@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the rows that need one, on a free port, with its data in a folder of its own."""
+"""A PostgreSQL server for tests, on a free port, with its data in a folder of its own."""
 
 from __future__ import annotations
 
@@ -24,15 +24,19 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=path)
 
 
-class Postgres:
-    """``with Postgres() as server:`` makes a cluster, runs it, and takes it away again."""
+class PostgresServer:
+    """``with PostgresServer() as server:`` makes a cluster, runs it, and takes it away again.
 
-    def __init__(self) -> None:
+    ``postgres`` is its superuser, and needs no password. ``options`` are settings of the server.
+    """
+
+    def __init__(self, **options: str) -> None:
+        self._options = options
         self.port = free_port()
         # It refuses to run as root, and Debian's package makes a user for it.
         self._as: dict[str, Any] = {"user": "postgres"} if os.getuid() == 0 else {}
 
-    def __enter__(self) -> Postgres:
+    def __enter__(self) -> PostgresServer:
         self._directory = tempfile.mkdtemp()
         if self._as:
             shutil.chown(self._directory, "postgres")
@@ -45,10 +49,18 @@ class Postgres:
             stdout=subprocess.DEVNULL,
             **self._as,
         )
+        self._data = data
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Run the server, with the data that is there; return when it accepts connections."""
+        settings = [f"{name}={value}" for name, value in self._options.items()]
         self._process = subprocess.Popen(
             [
-                *(str(program("postgres")), "-D", data, "-p", str(self.port), "-F"),
+                *(str(program("postgres")), "-D", self._data, "-p", str(self.port), "-F"),
                 *("-c", f"listen_addresses={HOST}", "-k", self._directory),
+                *(part for setting in settings for part in ("-c", setting)),
             ],
             cwd=self._directory,
             stdout=subprocess.DEVNULL,
@@ -61,7 +73,6 @@ class Postgres:
                 self.__exit__(None, None, None)
                 raise RuntimeError("PostgreSQL did not start.")
             time.sleep(0.05)
-        return self
 
     def __exit__(
         self,

@@ -1,0 +1,1 @@
+"""A project whose PostgreSQL connections come from Django's pool, for ``test_database_pool``."""

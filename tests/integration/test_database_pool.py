@@ -1,0 +1,59 @@
+"""Streams that query, in a project whose database connections are few and shared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.http_client import Client
+from tests.postgres_server import PostgresServer, program
+from tests.servers import Server
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, where it is installed."""
+    if program("postgres") is None or program("initdb") is None:
+        text = "postgres is not installed: apt-get install postgresql"
+        if os.environ.get("REQUIRE_SERVICES") == "1":
+            pytest.fail(text)
+        pytest.skip(text)
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "daphne"])
+def test_streams_leave_a_pool_to_ordinary_requests(
+    postgres: PostgresServer, tmp_path: Path, name: str
+) -> None:
+    """Twenty streams that query all the time share four connections with pages."""
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            Server(
+                name,
+                "tests.integration.pooled.asgi:application",
+                directory=tmp_path,
+                settings="tests.integration.pooled.settings",
+                env={"POSTGRES_PORT": str(postgres.port)},
+            )
+        )
+        streams = [stack.enter_context(Client(server.address)) for _ in range(20)]
+        for stream in streams:
+            stream.request("/poll/")
+            assert stream.status == 200
+        for _ in range(3):
+            for stream in streams:
+                assert stream.event().data == '{"n":1}'
+            # The pool would let it wait for five seconds, and then fail.
+            answer = httpx.get(f"{server.url}/page/", timeout=4)
+            assert (answer.status_code, answer.text) == (200, "1")
+        for stream in streams:
+            stream.close()
+        server.stop()
+        assert server.faults() == []
+        assert "PoolTimeout" not in server.log()
