@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import sys
@@ -109,7 +110,7 @@ def unsent(send: Send, scope: Mapping[str, Any]) -> int | None:
     Known on Linux, and not for HTTP/2: what the server holds (Granian keeps that to itself), and
     the socket's send queue.
     """
-    if _is_granian(send):
+    if is_granians(send):
         return None if _shared(scope) else queued(scope)
     transport = _transport(send)
     if transport is None or fcntl is None:
@@ -137,7 +138,7 @@ def abort(send: Send, scope: Mapping[str, Any]) -> None:
         if hasattr(transport, name):
             getattr(transport, name)()
             return
-    if _is_granian(send) and not _shared(scope):
+    if is_granians(send) and not _shared(scope):
         close_soon(scope)
 
 
@@ -162,20 +163,80 @@ def note_loss(send: Send) -> None:
 
 
 def ending(send: Send) -> Any:
-    """Return the event that Hypercorn sets when it begins to end; ``None`` on other servers.
+    """Return what waits, by its ``wait()``, for a server that ends without a signal, or ``None``.
 
-    Its workers get no signal: a process above them does, and tells them through shared memory.
+    Hypercorn's workers get no signal: a process above them does, and tells them through shared
+    memory. Uvicorn and gunicorn end a worker by themselves once it has served its number of
+    requests (``--limit-max-requests``, ``--max-requests``), and then wait for its streams.
     """
     stream = getattr(send, "__self__", None)
     if type(stream).__module__ == "hypercorn.protocol.http_stream":
         return getattr(getattr(stream, "context", None), "terminated", None)
+    if type(stream).__module__.startswith("uvicorn.protocols."):
+        protocol = _protocol_of(getattr(stream, "transport", None))
+        if getattr(getattr(protocol, "config", None), "limit_max_requests", None) is not None:
+            return Sign(functools.partial(_uvicorn_ends, protocol))
+    protocol = gunicorns_protocol(send)
+    if protocol is not None and getattr(protocol.worker, "max_requests", 0) < sys.maxsize:
+        return Sign(functools.partial(_gunicorn_ends, protocol.worker))
     return None
+
+
+class Sign:
+    """Waits until a server is about to end, by looking at it twice a second."""
+
+    SECONDS = 0.5
+
+    def __init__(self, is_ending: Callable[[], bool]) -> None:
+        self._is_ending = is_ending
+
+    async def wait(self) -> None:
+        """Return once the server ends, or is not what it was any more."""
+        try:
+            while not self._is_ending():  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(self.SECONDS)
+        except (AttributeError, TypeError):
+            logger.warning("The end of this server cannot be foreseen.", exc_info=True)
+            await asyncio.get_running_loop().create_future()
+
+
+def _uvicorn_ends(protocol: Any) -> bool:
+    state = protocol.server_state
+    if state.total_requests < protocol.config.limit_max_requests:
+        return False
+    # The limit may have a random part, which the server keeps to itself. As it ends, it lets no
+    # response keep its connection.
+    cycles = [it.cycle for it in list(state.connections) if getattr(it, "cycle", None) is not None]
+    return not any(cycle.keep_alive for cycle in cycles if not cycle.response_complete)
+
+
+def _gunicorn_ends(worker: Any) -> bool:
+    return not worker.alive
+
+
+def gunicorns_protocol(send: Send) -> Any:
+    """Return the protocol behind the ``send`` of gunicorn's own ASGI worker, or ``None``."""
+    code = getattr(send, "__code__", None)
+    if getattr(send, "__module__", None) != "gunicorn.asgi.protocol" or code is None:
+        return None
+    cells = dict(zip(code.co_freevars, send.__closure__ or (), strict=True))
+    protocol = cells["self"].cell_contents if "self" in cells else None
+    return protocol if hasattr(protocol, "worker") else None
+
+
+def _protocol_of(transport: Any) -> Any:
+    get_protocol = getattr(transport, "get_protocol", None)
+    return get_protocol() if callable(get_protocol) else None
 
 
 def _transport(send: Send) -> Any:
     """Return the asyncio or Twisted transport behind a server's ``send``, or ``None``."""
     if isinstance(send, functools.partial) and len(send.args) == 1:
         return getattr(getattr(send.args[0], "channel", None), "transport", None)
+    if (served := gunicorns_protocol(send)) is not None:
+        # HTTP/2 shares its connection with other streams.
+        shared = getattr(served, "_h2_writer_protocol", None) is not None
+        return None if shared else getattr(served, "transport", None)
     owner = getattr(send, "__self__", None)
     if type(owner).__module__ == "hypercorn.protocol.http_stream":
         protocol = getattr(getattr(owner, "send", None), "__self__", None)
@@ -191,8 +252,18 @@ def _shared(scope: Mapping[str, Any]) -> bool:
     return str(scope.get("http_version", "")) not in ("1.0", "1.1", "")
 
 
-def _is_granian(send: Send) -> bool:
+def is_granians(send: Send) -> bool:
+    """Return whether ``send`` is Granian's own."""
     return type(getattr(send, "__self__", None)).__module__ == "granian._granian"
+
+
+def limit_of_uvicorn(send: Send) -> int | None:
+    """Return how many connections Uvicorn was told to take; ``None`` for any number, or unknown."""
+    owner = getattr(send, "__self__", None)
+    if not type(owner).__module__.startswith("uvicorn.protocols."):
+        return None
+    limit = getattr(_protocol_of(getattr(owner, "transport", None)), "limit_concurrency", None)
+    return limit if isinstance(limit, int) else None
 
 
 def can_be_stepped(send: Send) -> bool:

@@ -18,6 +18,7 @@ from channels.generic.http import AsyncHttpConsumer
 from django.dispatch import Signal
 
 from .attributes import FROM_SETTINGS, FromSettings, seconds
+from .capacity import compare_limits
 from .conf import conf
 from .events import encode_fields, milliseconds
 from .exceptions import StreamClosed
@@ -374,6 +375,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         self._counted = True
         shutdown.watch(loop)
         shutdown.ask(loop, self.wire)
+        compare_limits(self.wire)
         watchdog(loop).watch()
         get_hub().heed()
         # Both may have come between the handshake and this moment.

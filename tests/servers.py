@@ -30,11 +30,15 @@ FAULTS = (
     "Fatal Python error",
 )
 
+_GUNICORN = ("-b", f"{HOST}:{{port}}", "-w", "1", "--graceful-timeout", "5", "--no-control-socket")
+
 _COMMANDS: dict[str, Sequence[str]] = {
     "daphne": ("-b", HOST, "-p", "{port}"),
     "uvicorn": ("--host", HOST, "--port", "{port}"),
     "hypercorn": ("--bind", f"{HOST}:{{port}}", "--workers", "1"),
     "granian": ("--interface", "asgi", "--host", HOST, "--port", "{port}", "--workers", "1"),
+    "gunicorn": ("-k", "asgi", *_GUNICORN),
+    "gunicorn-uvicorn": ("-k", "uvicorn_worker.UvicornWorker", *_GUNICORN),
 }
 
 #: The servers that the project supports, for ``pytest.mark.parametrize``.
@@ -73,7 +77,7 @@ class Server:
         self.name = name
         self.port = port or free_port()
         self.log_file = directory / f"{name}-{self.port}.log"
-        self._command = [sys.executable, "-m", name]
+        self._command = [sys.executable, "-m", name.partition("-")[0]]
         self._command += [part.format(port=self.port) for part in _COMMANDS[name]]
         self._command += [*args, application]
         self._env = _environment(settings, database) | dict(env or {})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextlib import ExitStack
 from typing import Any
 
+import httpx
 import pytest
 from django.contrib.auth.models import User
 
@@ -140,3 +142,33 @@ def test_browser_gets_in_by_itself_when_there_is_room(serve: Serve) -> None:
         assert page.evaluate("window.seen") == ["open"]
         # EventSource.CONNECTING, each time: never closed for good.
         assert set(page.evaluate("window.errors")) == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("granian", ["--backpressure", "20"]),
+        ("uvicorn", ["--limit-concurrency", "20"]),
+        ("gunicorn", ["--worker-connections", "20"]),
+    ],
+)
+def test_page_is_answered_where_streams_have_all_that_they_may(
+    serve: Serve, name: str, args: list[str]
+) -> None:
+    server = serve(name, args=args, MAX_CONNECTIONS=10)
+    with ExitStack() as stack:
+        for _ in range(12):
+            client = stack.enter_context(Client(server.address))
+            client.request("/quiet/", headers={"Accept": "text/event-stream"})
+            assert client.status == 200
+        inside = httpx.get(f"{server.url}/inside/", timeout=5).json()
+    assert inside["stats"]["open"] == 10
+    assert "Streams may take all" not in server.log()
+
+
+def test_server_that_streams_may_fill_is_told_of(serve: Serve) -> None:
+    server = serve("granian", args=["--backlog", "128"])
+    with Client(server.address) as client:
+        client.request("/quiet/")
+        client.event()
+    assert "--backlog / --workers) is 128" in server.log()

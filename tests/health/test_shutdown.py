@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,45 @@ def _assert_all_arrived(reader: Reader, journal: Journal, key: str) -> None:
     # The last one was given to send(), which found the stream ended while it waited.
     assert len(numbers) - sent["count"] in (0, 1)
     assert re.search(rb"xx\n\nretry: \d+\n\n$", reader.body)
+
+
+RECYCLED = [
+    ("uvicorn", ["--limit-max-requests", "5"]),
+    ("uvicorn", ["--limit-max-requests", "4", "--limit-max-requests-jitter", "1"]),
+    ("hypercorn", ["--max-requests", "5"]),
+    ("granian", ["--workers-max-rss", "1", "--rss-sample-interval", "4"]),
+    ("gunicorn", ["--max-requests", "5"]),
+    ("gunicorn-uvicorn", ["--max-requests", "5", "--timeout", "20"]),
+    ("gunicorn", []),
+    ("gunicorn-uvicorn", []),
+]
+
+
+@pytest.mark.parametrize(("name", "args"), RECYCLED, ids=str)
+def test_worker_that_is_replaced_tells_its_streams(
+    serve: Serve, journal: Journal, name: str, args: list[str]
+) -> None:
+    """It has served its number of requests, is too large, or its server was told to reload."""
+    server = serve(name, args=args, DRAIN_SECONDS=1, HEARTBEAT={"PERIOD": None})
+    with Client(server.address) as client:
+        client.request("/quiet/", headers={"Connection": "keep-alive"})
+        client.event()
+        if not args:
+            os.kill(server.pid, signal.SIGHUP)
+        for _ in range(6 if "granian" not in name else 0):
+            with suppress(httpx.TransportError):
+                httpx.get(f"{server.url}/inside/")
+        assert re.search(rb"retry: \d+\n\n$", client.body())
+    assert [entry["reason"] for entry in journal.wait_for("disconnect")] == ["shutdown"]
+    if name == "uvicorn":  # There is nothing above it that would start it again.
+        return
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{server.url}/inside/").json()["stats"]["opened"] == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"No new worker has begun:\n{server.log()}")
 
 
 @pytest.mark.parametrize("name", SERVERS)

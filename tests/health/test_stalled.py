@@ -211,16 +211,18 @@ def test_peer_that_vanishes_is_let_go(
     serve: Serve, journal: Journal, elsewhere: tuple[str, Callable[[], None]], name: str
 ) -> None:
     namespace, pull_out = elsewhere
-    # The last of several addresses counts, but Hypercorn takes them all.
+    # The last of several addresses counts, but Hypercorn and gunicorn take them all.
     port = free_port()
     args = {
         "daphne": ["-b", "0.0.0.0"],
         "uvicorn": ["--host", "0.0.0.0"],
         "granian": ["--host", "0.0.0.0"],
         "hypercorn": ["--bind", f"{NEAR}:{port}"],
+        "gunicorn": ["--bind", f"{NEAR}:{port}"],
+        "gunicorn-uvicorn": ["--bind", f"{NEAR}:{port}"],
     }[name]
     server = serve(name, args=args, SEND_TIMEOUT=SEND_TIMEOUT, HEARTBEAT={"PERIOD": 0.4})
-    if name != "hypercorn":
+    if "--bind" not in args:
         port = server.port
     command = ["ip", "netns", "exec", namespace, sys.executable, "-c", FAR_CLIENT, NEAR]
     with (

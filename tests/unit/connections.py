@@ -13,6 +13,9 @@ from typing import Any
 import hypercorn.asyncio
 import uvicorn
 from daphne.http_protocol import HTTPFactory, WebRequest
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.glogging import Logger as GunicornLogger
 from h2.connection import H2Connection
 from twisted.internet.tcp import Server as TwistedTransport
 from twisted.web.http import HTTPChannel
@@ -69,6 +72,42 @@ async def under_hypercorn(application: Any) -> AsyncIterator[int]:
             over.set()
             await asyncio.wait_for(serving, 10)
             listening.detach()  # Hypercorn has closed it.
+
+
+@asynccontextmanager
+async def under_gunicorn(application: Any) -> AsyncIterator[int]:
+    """Serve with the protocol of gunicorn's own ASGI worker."""
+    loop = asyncio.get_running_loop()
+    cfg = GunicornConfig()
+    worker = SimpleNamespace(
+        cfg=cfg,
+        log=GunicornLogger(cfg),
+        loop=loop,
+        asgi=application,
+        app=SimpleNamespace(cfg=cfg),
+        state={},
+        nr=0,
+        nr_conns=0,
+        max_requests=1000,
+        worker_connections=1000,
+        alive=True,
+    )
+    protocols: list[Any] = []
+
+    def make() -> Any:
+        protocols.append(ASGIProtocol(worker))
+        return protocols[-1]
+
+    server = await loop.create_server(make, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await asyncio.sleep(0.05)
+        for protocol in protocols:
+            if protocol.transport is not None:
+                protocol.transport.abort()
+        await asyncio.sleep(0.05)
 
 
 class Held:

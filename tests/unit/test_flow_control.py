@@ -26,6 +26,7 @@ from .connections import (
     held_by_daphne,
     held_by_granian,
     http2_request,
+    under_gunicorn,
     under_hypercorn,
     under_uvicorn,
 )
@@ -40,6 +41,7 @@ EACH: dict[str, Held] = {
     "hypercorn": partial(held, under_hypercorn),
     "daphne": held_by_daphne,
     "granian": held_by_granian,
+    "gunicorn": partial(held, under_gunicorn),
 }
 SHARED: dict[str, Held] = {
     "hypercorn": partial(held, under_hypercorn, http2_request()),
@@ -171,3 +173,68 @@ async def test_daphne_of_another_kind_has_no_flow_control_and_streams(
 
 async def noted(sent: list[Any], message: Any) -> None:
     sent.append(message)
+
+
+class Signs:
+    """A server's word of its end, looked at often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(flow_control.Sign, "SECONDS", 0.01)
+
+    async def waiting(self, send: Any) -> asyncio.Task[None]:
+        sign = ending(send)
+        assert sign is not None
+        task = asyncio.create_task(sign.wait())
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        return task
+
+
+@pytest.fixture
+def signs(monkeypatch: pytest.MonkeyPatch) -> Signs:
+    return Signs(monkeypatch)
+
+
+async def test_uvicorns_end_is_foreseen_by_the_requests_that_it_has_served(signs: Signs) -> None:
+    async with held(partial(under_uvicorn)) as (application, _):
+        cycle = application.send.__self__
+        protocol = cycle.transport.get_protocol()
+        assert ending(application.send) is None
+        protocol.config.limit_max_requests = 5
+        task = await signs.waiting(application.send)
+        protocol.server_state.total_requests = 5
+        await asyncio.sleep(0.05)
+        # It may be allowed some more, at random.
+        assert not task.done()
+        protocol.shutdown()
+        await asyncio.wait_for(task, 5)
+
+
+async def test_gunicorns_end_is_foreseen(signs: Signs) -> None:
+    async with held(under_gunicorn) as (application, _):
+        worker = flow_control.gunicorns_protocol(application.send).worker
+        task = await signs.waiting(application.send)
+        worker.alive = False
+        await asyncio.wait_for(task, 5)
+        worker.max_requests = sys.maxsize
+        assert ending(application.send) is None
+
+
+async def test_server_that_is_another_than_known_is_not_asked(
+    signs: Signs, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with held(under_gunicorn) as (application, _):
+        worker = flow_control.gunicorns_protocol(application.send).worker
+        del worker.alive
+        task = await signs.waiting(application.send)
+        assert "cannot be foreseen" in caplog.text
+        worker.alive = True
+        task.cancel()
+
+
+def test_function_that_only_looks_like_gunicorns_is_none_of_its() -> None:
+    async def send(message: Any) -> None:
+        raise AssertionError
+
+    send.__module__ = "gunicorn.asgi.protocol"
+    assert flow_control.gunicorns_protocol(send) is None
