@@ -67,8 +67,8 @@ class StreamNeedsASGI(APIException):
     status_code = 503
     default_detail = (
         "This is an event stream, and this server speaks WSGI. Serve the project's "
-        "ASGI_APPLICATION with Daphne, Uvicorn, Hypercorn or Granian; for runserver, put "
-        '"daphne" first in INSTALLED_APPS. In a test, use django_sse.testing or AsyncClient.'
+        "ASGI_APPLICATION with Daphne, Uvicorn, Hypercorn, Granian or gunicorn's ASGI worker; for "
+        'runserver, put "daphne" first in INSTALLED_APPS. In a test, use django_sse.testing or AsyncClient.'
     )
     default_code = "needs_asgi"
 

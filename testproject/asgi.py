@@ -1,4 +1,4 @@
-"""The entry point of ASGI servers: Daphne, Uvicorn, Hypercorn, Granian."""
+"""The entry point of ASGI servers: Daphne, Uvicorn, Hypercorn, Granian, gunicorn."""
 
 import os
 
