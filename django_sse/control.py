@@ -108,7 +108,9 @@ async def areports(*, wait: float = 1.0, streams: bool = False) -> list[dict[str
             async with asyncio.timeout(conf.publish_timeout):
                 await listener.subscribe([topic])
         except TimeoutError as error:
-            raise BrokerError("The broker did not answer in time.") from error
+            raise BrokerError(
+                f"{broker} did not answer within {conf.publish_timeout:g} s."
+            ) from error
         order = _encode({"report": topic, "streams": streams})
         await broker.apublish([CONTROL], order, timeout=conf.publish_timeout)
         await asyncio.sleep(wait)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,13 +31,19 @@ class RedisServer:
     """
 
     def __init__(
-        self, directory: Path, *, password: str | None = None, appendonly: bool = True
+        self,
+        directory: Path,
+        *,
+        password: str | None = None,
+        appendonly: bool = True,
+        options: Sequence[str] = (),
     ) -> None:
         program = os.environ.get("REDIS_SERVER", "redis-server")
         self.program = find(program, package="redis-server")
         self.directory = directory
         self.password = password
         self.appendonly = appendonly
+        self.options = options
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -69,6 +76,7 @@ class RedisServer:
         command += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "no"]
         if self.password:
             command += ["--requirepass", self.password]
+        command += self.options
         with (self.directory / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS

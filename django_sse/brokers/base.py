@@ -126,6 +126,10 @@ class Broker(ABC):
     ) -> None:
         """Take ``LOCATION`` and ``OPTIONS``; raise ``ImproperlyConfigured`` for wrong ones."""
 
+    def __str__(self) -> str:
+        """Return what the broker is called in errors: its class, and where it is."""
+        return type(self).__name__
+
     @abstractmethod
     def publish(
         self,

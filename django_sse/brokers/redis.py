@@ -27,13 +27,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
 from django_sse.exceptions import BrokerError, PublishFailed
 
 from . import options as read
 from .base import PASSING, Broker, EventId, Message
-from .redis_connections import AWAY, Attempt, Connections, Connector, in_words, pauses
+from .redis_connections import AWAY, Attempt, Connections, Connector, pauses
 from .redis_history import History, Known
 from .redis_listener import RedisListener
 from .redis_script import LATEST, PUBLISH, Names, Script, event_id, pack
@@ -91,12 +91,12 @@ class RedisBroker(Broker):
         *,
         timeout: float,
     ) -> EventId:
-        attempt = Attempt()
+        attempt = Attempt(once=True)
         keys, args = self._publication(topics, head, tail, key)
         try:
             return self._run(PUBLISH, keys, args, attempt, timeout)
         except _FAILURES as error:
-            raise _publish_failed(error, attempt) from error
+            raise self._publish_failed(error, attempt) from error
 
     async def apublish(
         self,
@@ -107,26 +107,28 @@ class RedisBroker(Broker):
         *,
         timeout: float,
     ) -> EventId:
-        attempt = Attempt()
+        attempt = Attempt(once=True)
         keys, args = self._publication(topics, head, tail, key)
         try:
             async with asyncio.timeout(timeout):
                 return await self._arun(PUBLISH, keys, args, attempt)
         except _FAILURES as error:
-            raise _publish_failed(error, attempt) from error
+            raise self._publish_failed(error, attempt) from error
 
     def latest_id(self, *, timeout: float) -> EventId:
+        attempt = Attempt()
         try:
-            return self._run(LATEST, [self._names.ids], [str(self._known.id)], None, timeout)
+            return self._run(LATEST, [self._names.ids], [str(self._known.id)], attempt, timeout)
         except _FAILURES as error:
-            raise BrokerError(f"Redis did not tell the newest id: {in_words(error)}") from error
+            raise self._latest_failed(error, attempt) from error
 
     async def alatest_id(self, *, timeout: float) -> EventId:
+        attempt = Attempt()
         try:
             async with asyncio.timeout(timeout):
-                return await self._arun(LATEST, [self._names.ids], [str(self._known.id)], None)
+                return await self._arun(LATEST, [self._names.ids], [str(self._known.id)], attempt)
         except _FAILURES as error:
-            raise BrokerError(f"Redis did not tell the newest id: {in_words(error)}") from error
+            raise self._latest_failed(error, attempt) from error
 
     def listen(
         self,
@@ -170,36 +172,36 @@ class RedisBroker(Broker):
         script: Script,
         keys: Sequence[str],
         args: Sequence[Any],
-        attempt: Attempt | None,
+        attempt: Attempt,
         timeout: float,
     ) -> EventId:
-        """Run a script that returns an id. With an ``attempt``, it is sent at most once."""
+        """Run a script that returns an id, until it succeeds or ``timeout`` seconds have passed."""
         deadline = time.monotonic() + timeout
         waits = pauses()
         while True:
             try:
-                reply = self._own_connections().run(
-                    script, keys, args, attempt or Attempt(), deadline
-                )
+                reply = self._own_connections().run(script, keys, args, attempt, deadline)
             except AWAY as error:
+                attempt.cause = error
                 pause = next(waits)
-                if not _may_try_again(error, attempt) or time.monotonic() + pause > deadline:
+                if not attempt.may_go_on(error) or time.monotonic() + pause > deadline:
                     raise
             else:
                 return self._noted(reply)
             time.sleep(pause)
 
     async def _arun(
-        self, script: Script, keys: Sequence[str], args: Sequence[Any], attempt: Attempt | None
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], attempt: Attempt
     ) -> EventId:
         """Do the same as ``_run()`` on an event loop; the caller sets the time limit."""
         connections = self._own_connections().for_running_loop()
         waits = pauses()
         while True:
             try:
-                return self._noted(await connections.run(script, keys, args, attempt or Attempt()))
+                return self._noted(await connections.run(script, keys, args, attempt))
             except AWAY as error:
-                if not _may_try_again(error, attempt):
+                attempt.cause = error
+                if not attempt.may_go_on(error):
                     raise
             await asyncio.sleep(next(waits))
 
@@ -208,15 +210,15 @@ class RedisBroker(Broker):
         self._known.note(given)
         return given
 
+    def __str__(self) -> str:
+        return f"Redis at {self._connector.address}"
 
-def _may_try_again(error: Exception, attempt: Attempt | None) -> bool:
-    # A wrong password stays wrong; a script that may have run would store the event twice.
-    return not isinstance(error, AuthenticationError) and (attempt is None or not attempt.sent)
+    def _publish_failed(self, error: Exception, attempt: Attempt) -> PublishFailed:
+        state = "it is not known whether it is stored" if attempt.sent else "it is not stored"
+        said = "refused the event" if attempt.refused else "did not confirm the event in time"
+        return PublishFailed(
+            f"{self} {said}, {state}: {attempt.in_words(error)}", may_be_stored=attempt.sent
+        )
 
-
-def _publish_failed(error: Exception, attempt: Attempt) -> PublishFailed:
-    state = "it is not known whether it is stored" if attempt.sent else "it is not stored"
-    return PublishFailed(
-        f"Redis did not confirm the event in time, {state}: {in_words(error)}",
-        may_be_stored=attempt.sent,
-    )
+    def _latest_failed(self, error: Exception, attempt: Attempt) -> BrokerError:
+        return BrokerError(f"{self} did not tell the newest id: {attempt.in_words(error)}")

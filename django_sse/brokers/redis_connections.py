@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -99,9 +99,53 @@ class LoopConnection(Protocol):
 
 @dataclass(slots=True)
 class Attempt:
-    """``sent`` is True once a command may have reached Redis, and Redis did not refuse it."""
+    """What became of a command so far, which may be sent ``once`` only.
 
+    ``sent`` is True once it may have reached Redis, and Redis did not refuse it; ``refused`` says
+    that Redis answered, and did nothing. ``cause`` is why the last try has failed.
+    """
+
+    once: bool = False
     sent: bool = False
+    refused: bool = False
+    cause: Exception | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def may_go_on(self, error: Exception) -> bool:
+        """Return whether to try again is of use, and does nothing twice."""
+        # A wrong password stays wrong; a script that may have run would store the event twice.
+        return not isinstance(error, AuthenticationError) and not (self.once and self.sent)
+
+    def take_note(self, error: BaseException) -> None:
+        """Take note of what a command has failed with."""
+        self.refused = _is_refusal(error)
+        if self.refused:
+            self.sent = False
+
+    def in_words(self, error: Exception) -> str:
+        """Return why it has failed in the end, after how long, and what to do where that is known."""
+        # A time limit that runs out says nothing of what it has cut off.
+        cause = self.cause if self.cause is not None and not str(error) else error
+        text = f"{in_words(cause)} (tried for {time.monotonic() - self.began:.1f} s)"
+        if "CROSSSLOT" in str(error) or "same slot" in str(error):
+            text += (
+                ". This is a Redis Cluster, which is not supported: use one server, or Sentinel "
+                "with an address that follows the master."
+            )
+        return text
+
+
+# With these, a script ends at its first write.
+_REFUSED_TO_WRITE = ("MISCONF", "NOREPLICAS")
+
+
+def _is_refusal(error: BaseException) -> bool:
+    if isinstance(error, _REFUSED):
+        return True
+    if not isinstance(error, ResponseError):
+        return False
+    # An error from within a script says so, and may come after a write.
+    return str(error).startswith(_REFUSED_TO_WRITE) or "script" not in str(error)
 
 
 def pauses() -> Iterator[float]:
@@ -170,6 +214,10 @@ class Connector:
                 f"redis://127.0.0.1:6379/0, got {path!r}."
             )
         self.database = int(kwargs.get("db") or 0)
+        #: Where the server is, without a password.
+        self.address = kwargs.get("path") or "{}:{}/{}".format(
+            kwargs.get("host", "localhost"), kwargs.get("port", 6379), self.database
+        )
 
     def make_for_thread(self, deadline: float) -> ThreadConnection:
         """Return an unconnected connection, whose steps are over by its ``deadline`` together."""
@@ -223,8 +271,7 @@ class Connections:
             except NoScriptError:
                 reply = _call(connection, script.in_full(keys, args), deadline)
         except BaseException as error:
-            if isinstance(error, _REFUSED):
-                attempt.sent = False
+            attempt.take_note(error)
             # Also where it is sound: behind a name, another server may be the right one by now.
             connection.disconnect()
             self._drop_idle()
@@ -302,8 +349,7 @@ class LoopConnections:
                 except NoScriptError:
                     reply = await _call_async(connection, script.in_full(keys, args))
             except BaseException as error:
-                if isinstance(error, _REFUSED):
-                    attempt.sent = False
+                attempt.take_note(error)
                 await connection.disconnect(nowait=True)
                 if isinstance(error, AWAY):
                     # Where one has failed, the others are not worth finding out one by one.

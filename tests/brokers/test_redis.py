@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -790,3 +791,70 @@ async def test_replica_is_no_place_to_publish(
     redis_server("REPLICAOF", "NO", "ONE")
     await ear.until_id(await publishing)
     assert ear.heads == [b"before", b"after"]
+
+
+def _cluster(directory: Path) -> RedisServer:
+    """A Redis Cluster of one node, which has all slots."""
+    server = RedisServer(directory, appendonly=False, options=["--cluster-enabled", "yes"])
+    server.start()
+    server("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+    return server
+
+
+FAULTS = {
+    "unreachable": (["Connection refused"], False, 0.2),
+    "paused": ([], False, 0.5),
+    "password": (["AuthenticationError"], False, 0.0),
+    "cluster": (["a Redis Cluster, which is not supported"], False, 0.0),
+    "denied": (["permissions to run the 'evalsha' command"], False, 0.0),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_failure_names_the_address_the_cause_and_how_long_it_was_tried(
+    tmp_path: Path, redis_broker: MakeBroker, fault: str
+) -> None:
+    causes, may_be_stored, waited = FAULTS[fault]
+    with ExitStack() as stack:
+        server = _cluster(tmp_path) if fault == "cluster" else RedisServer(tmp_path)
+        stack.callback(server.kill)
+        if fault != "cluster":
+            server.start()
+        url = server.url(3)
+        if fault == "cluster":
+            url = server.url()
+            await eventually(lambda: "cluster_state:ok" in str(server("CLUSTER", "INFO")))
+        elif fault == "unreachable":
+            server.kill()
+        elif fault == "paused":
+            server.pause()
+            stack.callback(server.resume)
+        elif fault == "password":
+            server("CONFIG", "SET", "requirepass", "s3cret")
+            url = url.replace("redis://", "redis://:gue55@")
+        elif fault == "denied":
+            server("ACL", "SETUSER", "shop", "on", ">s3cret", "~*", "+@all", "-evalsha", "-eval")
+            url = url.replace("redis://", "redis://shop:s3cret@")
+        broker = redis_broker(url)
+        for attempt in (
+            lambda: asyncio.to_thread(broker.publish, ["a", "b"], b"", timeout=0.5),
+            lambda: broker.apublish(["a", "b"], b"", timeout=0.5),
+            lambda: asyncio.to_thread(broker.latest_id, timeout=0.5),
+            lambda: broker.alatest_id(timeout=0.5),
+        ):
+            if fault == "cluster" and "latest" in str(attempt.__code__.co_names):
+                continue  # One key has one slot.
+            with pytest.raises(BrokerError) as failed:
+                await attempt()
+            text = str(failed.value)
+            database = 0 if fault == "cluster" else 3
+            assert text.startswith(f"Redis at 127.0.0.1:{server.port}/{database} ")
+            assert all(cause in text for cause in causes), text
+            assert "s3cret" not in text
+            assert "gue55" not in text
+            [seconds] = re.findall(r"\(tried for (\d\.\d) s\)", text)
+            assert float(seconds) >= waited - 0.1
+            if isinstance(failed.value, PublishFailed):
+                assert failed.value.may_be_stored is may_be_stored
+                refused = "refused the event" in text
+                assert refused is (waited == 0.0)
