@@ -802,7 +802,7 @@ def _cluster(directory: Path) -> RedisServer:
 
 
 FAULTS = {
-    "unreachable": (["Connection refused"], False, 0.2),
+    "unreachable": (["Error 111 connecting to 127.0.0.1"], False, 0.2),
     "paused": ([], False, 0.5),
     "password": (["AuthenticationError"], False, 0.0),
     "cluster": (["a Redis Cluster, which is not supported"], False, 0.0),
