@@ -43,6 +43,9 @@ FIRST = EventId(0, 0)
 #: is published to them, and need not hold it for more than seconds. Projects cannot name them.
 PASSING = "\x1freply:"
 
+#: How the topics begin that processes speak to each other in. Projects cannot name them.
+INTERNAL = "\x1f"
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -17,7 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django_sse.exceptions import BrokerError, HistoryLost
 
 from . import options as read
-from .base import FIRST, PASSING, Broker, EventId, Listener, Message
+from .base import FIRST, INTERNAL, PASSING, Broker, EventId, Listener, Message
+from .siblings import warn_of_siblings
 
 logger = logging.getLogger("django_sse")
 
@@ -254,6 +255,8 @@ class MemoryListener(Listener):
         # A message that is published meanwhile waits for this loop, which is busy here, and is
         # above the id.
         self._topics.update(dict.fromkeys(new, self._broker.follow(self, new)))
+        if any(not topic.startswith(INTERNAL) for topic in new):
+            warn_of_siblings()
 
     async def unsubscribe(self, topics: Collection[str]) -> None:
         self._broker.unfollow(self, topics)
