@@ -181,6 +181,13 @@ class Broker(ABC):
     def close(self) -> None:
         """Release what ``publish()`` holds. Safe from any thread; listeners are closed on their own."""
 
+    def problems(self, *, timeout: float) -> list[str]:
+        """Return what is wrong with the service behind the broker, with the remedy; for the doctor.
+
+        Waits for at most ``timeout`` seconds. By default, nothing is known.
+        """
+        return []
+
     @classmethod
     def check(cls, location: str, options: Mapping[str, Any]) -> list[CheckMessage]:
         """Return what the system checks say of these settings; by default, what making one raises."""

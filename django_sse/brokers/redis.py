@@ -10,8 +10,9 @@ What Redis has to be:
   (replication is asynchronous) is noticed as soon as a process that saw a newer id talks to
   Redis again: who resumes with an older id then gets ``HistoryLost``, never a silent hole. With
   ``appendonly yes`` a crash of Redis itself loses nothing.
-- *Free of eviction*: ``maxmemory-policy noeviction``. Keys that Redis throws away at its own choice
-  leave nothing behind that tells of them. Topics that nobody uses expire by themselves.
+- *Free of eviction*: ``maxmemory-policy noeviction``. Where Redis has thrown keys away, a topic of
+  which nothing is known is not taken for a quiet one: its clients get ``HistoryLost``. Topics that
+  nobody uses expire by themselves.
 - *One server.* A script touches the keys of all topics of an event and of the ids, which Redis
   Cluster does not allow across slots: it is not supported. Sentinel is, where ``LOCATION`` is
   an address that follows the master (a proxy or a DNS name): a connection to a server that
@@ -33,7 +34,15 @@ from django_sse.exceptions import BrokerError, PublishFailed
 
 from . import options as read
 from .base import PASSING, Broker, EventId, Message
-from .redis_connections import AWAY, Attempt, Connections, Connector, pauses
+from .redis_connections import (
+    AWAY,
+    Attempt,
+    Connections,
+    Connector,
+    eviction_text,
+    in_words,
+    pauses,
+)
 from .redis_history import History, Known
 from .redis_listener import RedisListener
 from .redis_script import LATEST, PUBLISH, Names, Script, event_id, pack
@@ -209,6 +218,13 @@ class RedisBroker(Broker):
         given = event_id(reply)
         self._known.note(given)
         return given
+
+    def problems(self, *, timeout: float) -> list[str]:
+        try:
+            policy = self._own_connections().policy(time.monotonic() + timeout)
+        except _FAILURES as error:
+            return [f"{self} cannot be asked: {in_words(error)}"]
+        return [] if policy is None else [eviction_text(self._connector.address, policy)]
 
     def __str__(self) -> str:
         return f"Redis at {self._connector.address}"

@@ -214,6 +214,8 @@ class Connector:
                 f"redis://127.0.0.1:6379/0, got {path!r}."
             )
         self.database = int(kwargs.get("db") or 0)
+        #: Whether the server was asked by which policy it evicts keys.
+        self.looked_at = False
         #: Where the server is, without a password.
         self.address = kwargs.get("path") or "{}:{}/{}".format(
             kwargs.get("host", "localhost"), kwargs.get("port", 6379), self.database
@@ -282,6 +284,17 @@ class Connections:
                 return reply
         connection.disconnect()
         return reply
+
+    def policy(self, deadline: float) -> str | None:
+        """Return the policy by which Redis evicts keys; ``None`` for none, or where it may not be asked."""
+        connection = self._connector.make_for_thread(deadline)
+        try:
+            connection.connect()
+            return evicting_policy(_call(connection, ("INFO", "memory"), deadline))
+        except ResponseError:
+            return None
+        finally:
+            connection.disconnect()
 
     def for_running_loop(self) -> LoopConnections:
         """Return the connections of the event loop that runs in this thread."""
@@ -379,6 +392,23 @@ class LoopConnections:
         finally:
             self._closed = True
             await self.close_idle()
+
+
+def evicting_policy(memory: bytes) -> str | None:
+    """Return the policy by which Redis evicts keys, of what ``INFO memory`` says; ``None`` for none."""
+    fields = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
+    policy = fields.get("maxmemory_policy", "noeviction")
+    # The keys of events expire, so the policies for volatile keys evict them as well.
+    return None if policy == "noeviction" or fields.get("maxmemory") == "0" else policy
+
+
+def eviction_text(address: str, policy: str) -> str:
+    """Return what an evicting Redis means, and what to do."""
+    return (
+        f"Redis at {address} throws keys away when its memory is full (maxmemory-policy {policy}): "
+        "clients lose events, and are told by a reset at best. Set maxmemory-policy noeviction, or "
+        "use another Redis for events than for the cache."
+    )
 
 
 def in_words(error: Exception) -> str:

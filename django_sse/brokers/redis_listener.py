@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextvars import Context
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from django_sse.exceptions import BrokerError, HistoryLost
 
 from .base import FIRST, EventId, Listener, Message
@@ -16,6 +18,8 @@ from .redis_connections import (
     Connections,
     Connector,
     LoopConnection,
+    evicting_policy,
+    eviction_text,
     in_words,
     pauses,
 )
@@ -177,6 +181,7 @@ class RedisListener(Listener):
             subscribed = set(topics)
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connection.connect()
+                await self._look_at_policy(connection)
                 await self._send(connection, "SUBSCRIBE", subscribed)
                 await connection.send_command("PING")
                 # Redis answers in order. Messages that come before its answer are not looked at:
@@ -190,6 +195,19 @@ class RedisListener(Listener):
             await _first_to_fail(self._hear(connection), self._talk(connection, subscribed))
         finally:
             await connection.disconnect(nowait=True)
+
+    async def _look_at_policy(self, connection: LoopConnection) -> None:
+        """Say once for each process where Redis may throw events away."""
+        if self._connector.looked_at:
+            return
+        await connection.send_command("INFO", "memory")
+        try:
+            policy = evicting_policy(await connection.read_response())
+        except ResponseError:
+            policy = None  # The user may not ask.
+        self._connector.looked_at = True
+        if policy is not None:
+            logger.warning("%s", eviction_text(self._connector.address, policy))
 
     async def _catch_up(self, subscribed: Mapping[str, _Topic]) -> None:
         """Deliver what was missed; what is published meanwhile waits in the socket."""

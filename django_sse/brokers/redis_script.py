@@ -3,7 +3,8 @@
 Under the prefix (``sse:``) there are
 
 - ``ids``, a hash: ``last``, the newest id that was given, and ``birth``, the id below which nothing
-  is known, because the data begins there;
+  is known, because the data begins there; ``evictions``, how many keys Redis had evicted when that
+  was last asked, and ``evicted``, the newest id at the time at which they were found to be more;
 - ``events:<topic>``, a stream: the topic's last events under their ids. Each entry names the id
   of the topic's ``previous`` event, so that the oldest entry tells up to where the topic was trimmed;
 - ``newest:<topic>``, a string: the id of the topic's newest event. It outlives the stream, and
@@ -33,6 +34,29 @@ local function text(ms, seq)
   return string.format('%.0f-%.0f', ms, seq)
 end
 
+-- Returns how many keys Redis has evicted; '0' where the user may not ask.
+local function evictions()
+  local stats = redis.pcall('INFO', 'stats')
+  if type(stats) ~= 'string' then return '0' end
+  return string.match(stats, 'evicted_keys:(%d+)') or '0'
+end
+
+-- Returns the id up to which events of a topic may be gone of which nothing is known: neither its
+-- events nor its newest id. '0-0' where Redis has evicted nothing: such a topic was quiet.
+-- The number begins anew with the process of Redis.
+local function evicted(key, newest)
+  local count = evictions()
+  local seen = redis.call('HMGET', key, 'evictions', 'evicted')
+  if (seen[1] or '0') ~= count then
+    redis.call('HSET', key, 'evictions', count)
+    if count ~= '0' then
+      redis.call('HSET', key, 'evicted', newest)
+      return newest
+    end
+  end
+  return seen[2] or '0-0'
+end
+
 -- Returns the time, the newest id that was given, and the birth of the data.
 -- Where Redis is empty, or came back with less than the caller already saw (a failover, a power
 -- cut), a new age begins: above every id ever given (hence + 1), so that old ids are known as such.
@@ -49,7 +73,7 @@ local function state(key, known)
   end
   local ms = math.max(now, known_ms) + 1
   local birth = text(ms, 0)
-  redis.call('HSET', key, 'birth', birth, 'last', birth)
+  redis.call('HSET', key, 'birth', birth, 'last', birth, 'evictions', evictions())
   return now, ms, 0, birth
 end
 """
@@ -80,11 +104,12 @@ local now, ms, seq = state(KEYS[1], ARGV[1])
 if now > ms then ms, seq = now, 0 else seq = seq + 1 end
 local id = text(ms, seq)
 local event, history, age, memory = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local before = redis.call('HGET', KEYS[1], 'last')
 redis.call('HSET', KEYS[1], 'last', id)
 for i = 2, #KEYS, 2 do
   local stream, newest = KEYS[i], KEYS[i + 1]
-  redis.call('XADD', stream, 'MAXLEN', '=', history, id,
-    'previous', redis.call('GET', newest) or '0-0', 'event', event)
+  local previous = redis.call('GET', newest) or evicted(KEYS[1], before)
+  redis.call('XADD', stream, 'MAXLEN', '=', history, id, 'previous', previous, 'event', event)
   redis.call('XTRIM', stream, 'MINID', '=', text(math.max(ms - age, 0), 0))
   redis.call('PEXPIREAT', stream, string.format('%.0f', ms + age))
   redis.call('SET', newest, id, 'PXAT', string.format('%.0f', ms + memory))
@@ -116,11 +141,15 @@ READ = Script("""
 local now, ms, seq, birth = state(KEYS[1], ARGV[1])
 local last = text(ms, seq)
 local upto = ARGV[2] ~= '' and ARGV[2] or last
-local topics = {}
+local topics, gone = {}, nil
 for i = 2, #KEYS, 2 do
   local oldest = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
-  local newest = redis.call('GET', KEYS[i + 1]) or '0-0'
-  local trimmed = oldest and oldest[2][2] or newest
+  local newest = redis.call('GET', KEYS[i + 1])
+  if not oldest and not newest then
+    gone = gone or evicted(KEYS[1], last)
+  end
+  local trimmed = oldest and oldest[2][2] or newest or gone
+  newest = newest or '0-0'
   local page = redis.call('XRANGE', KEYS[i], '(' .. ARGV[3 + i / 2], upto, 'COUNT', ARGV[3])
   topics[#topics + 1] = {trimmed, newest, page}
 end

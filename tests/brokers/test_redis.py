@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from django.core.exceptions import ImproperlyConfigured
 from redis.exceptions import ResponseError
 
@@ -858,3 +859,146 @@ async def test_failure_names_the_address_the_cause_and_how_long_it_was_tried(
                 assert failed.value.may_be_stored is may_be_stored
                 refused = "refused the event" in text
                 assert refused is (waited == 0.0)
+
+
+async def _evict(server: RedisServer, broker: RedisBroker, *keys: str) -> None:
+    """Publish elsewhere until Redis has thrown these keys away, and kept the ids."""
+    used = int(server("INFO", "memory")["used_memory"])
+    server("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    server("CONFIG", "SET", "maxmemory", str(used + 1_000_000))
+    server("CONFIG", "SET", "maxmemory-samples", "10")
+    for number in range(2000):
+        await publish(broker, f"other-{number}", b"x" * 10_000)
+        if number % 20 == 0 and not server("EXISTS", *keys):
+            break
+    assert server("EXISTS", *keys) == 0
+    assert server("EXISTS", "sse:ids") == 1
+
+
+async def test_topic_that_redis_has_evicted_is_not_taken_for_a_quiet_one(
+    redis_server: RedisServer, redis_broker: MakeBroker, listen: Listen
+) -> None:
+    broker = redis_broker()
+    seen = await publish(broker, "a", b"seen")
+    await publish(broker, "a", b"missed")
+    replay = listen(broker).listener.replay
+    # Quiet ones are known as such for as long as nothing was evicted.
+    assert await replay(["quiet"], seen) == []
+    await _evict(redis_server, broker, "sse:events:a", "sse:newest:a")
+    with pytest.raises(HistoryLost):
+        await replay(["a"], seen)
+    with pytest.raises(HistoryLost):
+        await replay(["a"], seen)
+    # Nothing is missing after the moment at which it was noticed.
+    redis_server("CONFIG", "SET", "maxmemory", "0")
+    now = await broker.alatest_id(timeout=TIMEOUT)
+    assert await replay(["a", "quiet"], now) == []
+    later = await publish(broker, "b", b"")
+    assert await replay(["a", "quiet"], now) == []
+    # An event that comes after the gap does not hide it.
+    await publish(broker, "a", b"after")
+    with pytest.raises(HistoryLost):
+        await replay(["a"], seen)
+    assert [m.head for m in await replay(["a"], later)] == [b"after"]
+
+
+async def test_event_that_is_published_first_after_an_eviction_does_not_hide_it(
+    redis_server: RedisServer, redis_broker: MakeBroker, listen: Listen
+) -> None:
+    broker = redis_broker()
+    seen = await publish(broker, "a", b"seen")
+    await publish(broker, "a", b"missed")
+    await _evict(redis_server, broker, "sse:events:a", "sse:newest:a")
+    redis_server("CONFIG", "SET", "maxmemory", "0")
+    await publish(broker, "a", b"after")
+    with pytest.raises(HistoryLost):
+        await listen(broker).listener.replay(["a"], seen)
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "noeviction"])
+async def test_redis_that_evicts_is_told_of_once(
+    redis_server: RedisServer,
+    redis_broker: MakeBroker,
+    listen: Listen,
+    caplog: pytest.LogCaptureFixture,
+    policy: str,
+) -> None:
+    broker = redis_broker()
+    redis_server("CONFIG", "SET", "maxmemory-policy", policy)
+    redis_server("CONFIG", "SET", "maxmemory", "100mb")
+    for topic in ("a", "b"):
+        await listen(broker).listener.subscribe([topic])
+    said = [it.getMessage() for it in caplog.records if "maxmemory-policy" in it.getMessage()]
+    problems = await asyncio.to_thread(broker.problems, timeout=TIMEOUT)
+    if policy == "noeviction":
+        assert said == problems == []
+    else:
+        assert said == problems
+        [text] = said
+        assert f"(maxmemory-policy {policy})" in text
+        assert "Set maxmemory-policy noeviction" in text
+    redis_server("CONFIG", "SET", "maxmemory", "0")
+    assert await asyncio.to_thread(broker.problems, timeout=TIMEOUT) == []
+
+
+def _acl_of_the_page() -> str:
+    page = Path(__file__).parents[2] / "docs" / "brokers.md"
+    [line] = re.findall(r"^ACL SETUSER .*$", page.read_text(), re.MULTILINE)
+    return str(line)
+
+
+async def test_user_of_the_documentation_may_do_what_the_broker_does_and_no_more(
+    redis_server: RedisServer, redis_broker: MakeBroker, listen: Listen
+) -> None:
+    redis_server(*_acl_of_the_page().split())
+    url = redis_server.url().replace("redis://", "redis://shop:secret@")
+    broker = redis_broker(url)
+    ear = listen(broker)
+    await ear.listener.subscribe(["a"])
+    first = broker.publish(["a"], b"thread", timeout=TIMEOUT)
+    await ear.until_id(await publish(broker, "a", b"task"))
+    assert ear.heads == [b"thread", b"task"]
+    assert [m.head for m in await ear.listener.replay(["a"], first)] == [b"task"]
+    assert broker.latest_id(timeout=TIMEOUT) > first
+    await ear.listener.unsubscribe(["a"])
+    # It hears of evictions, within scripts too.
+    redis_server("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    redis_server("CONFIG", "SET", "maxmemory", "100mb")
+    assert len(await asyncio.to_thread(broker.problems, timeout=TIMEOUT)) == 1
+    redis_server("CONFIG", "SET", "maxmemory", "0")
+    client = redis.Redis.from_url(url)
+    for command in (
+        ("GET", "other"),
+        ("SET", "other", "1"),
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("PUBLISH", "other", "x"),
+        ("DEL", "sse:ids"),
+        ("SCRIPT", "FLUSH"),
+        ("EVAL", "return redis.call('GET', 'other')", "0"),
+    ):
+        with pytest.raises(ResponseError):
+            client.execute_command(*command)
+    client.close()
+    await ear.listener.close()
+
+
+async def test_user_who_may_not_ask_for_the_policy_is_served(
+    redis_server: RedisServer, redis_broker: MakeBroker, listen: Listen
+) -> None:
+    redis_server(*_acl_of_the_page().replace(" +info", "").split())
+    broker = redis_broker(redis_server.url().replace("redis://", "redis://shop:secret@"))
+    ear = listen(broker)
+    await ear.listener.subscribe(["a"])
+    await ear.until_id(await publish(broker, "a", b""))
+    assert await asyncio.to_thread(broker.problems, timeout=TIMEOUT) == []
+    await ear.listener.close()
+
+
+def test_broker_that_is_away_is_a_problem(
+    redis_server: RedisServer, redis_broker: MakeBroker
+) -> None:
+    redis_server.kill()
+    [text] = redis_broker().problems(timeout=1)
+    assert text.startswith(f"Redis at 127.0.0.1:{redis_server.port}/0 cannot be asked: ")

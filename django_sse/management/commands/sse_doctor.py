@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from django_sse.doctor import examine
+from django_sse.brokers import get_broker
+from django_sse.conf import conf
+from django_sse.doctor import Finding, examine
 from django_sse.management.terminal import harmless
 
 
@@ -63,6 +65,11 @@ class Command(BaseCommand):
             )
         except ValueError as error:
             raise CommandError(str(error)) from error
+        broker = [
+            Finding("broker", "problem", text)
+            for text in get_broker().problems(timeout=conf.publish_timeout)
+        ]
+        diagnosis = replace(diagnosis, findings=[*diagnosis.findings, *broker])
         if options["json"]:
             findings = [asdict(finding) for finding in diagnosis.findings]
             self.stdout.write(json.dumps({"url": diagnosis.url, "findings": findings}))
