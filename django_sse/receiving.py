@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .tasks import GOODBYE_SECONDS, settle
+
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -44,8 +46,9 @@ class PendingReceive:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
+            # The application is at its end, and lets no cancellation out any more.
+            await settle(task, GOODBYE_SECONDS)
+            if task.done() and not task.cancelled():
                 task.exception()
 
     async def _wait(self) -> Any:

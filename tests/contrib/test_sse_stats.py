@@ -27,14 +27,16 @@ def test_sse_stats_adds_up_all_processes(
     with pytest.raises(CommandError, match=r"No process answered within 0\.2 s"):
         run("sse_stats", "--wait", "0.2")
     with ExitStack() as stack:
+        clients = []
         for name, count in (("daphne", 1), ("uvicorn", 2)):
             server = serve(name)
             for _ in range(count):
                 client = stack.enter_context(Client(server.address))
                 client.request("/numbers/?topics=a,b")
                 assert client.event().data == "everything so far"
+                clients.append(client)
         publish(["a", "b"], "one", on_commit=False)
-        assert client.event().data == "one"
+        assert [client.event().data for client in clients] == ["one"] * 3
 
         answer = json.loads(run("sse_stats", "--json", "--wait", "0.5"))
         assert sorted(numbers["open"] for numbers in answer["processes"].values()) == [1, 2]

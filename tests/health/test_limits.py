@@ -48,6 +48,20 @@ async def _assert_refused(application: Any, path: str, status: int, user: Any = 
         assert set(await stream.json()) == {"detail"}
 
 
+async def test_refusal_that_will_pass_is_neither_compressed_nor_says_so(
+    application: Any, settings: Any
+) -> None:
+    settings.DJANGO_SSE = {"MAX_CONNECTIONS": 1}
+    settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", *settings.MIDDLEWARE]
+    application = get_asgi_application()
+    async with connect(application, "/quiet/"):
+        headers = {**BROWSER, "Accept-Encoding": "gzip"}
+        async with connect(application, "/quiet/", headers=headers) as stream:
+            assert stream.status_code == 200
+            assert (await stream.read()).startswith(b"retry: ")
+            assert "content-encoding" not in stream.headers
+
+
 async def test_process_takes_so_many_streams(application: Any, settings: Any) -> None:
     settings.DJANGO_SSE = {"MAX_CONNECTIONS": 2}
     async with connect(application, "/quiet/"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from daphne.http_protocol import WebRequest
 from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler as DjangosHandler
 
 from django_sse import SSEView, sse_path
 from django_sse.asgi import _Exchange, get_asgi_application
@@ -217,3 +218,48 @@ async def test_what_tasks_of_djangos_handler_raised_is_looked_at() -> None:
         del exchange
         gc.collect()
         assert len(complaints) == (not looks)
+
+
+async def test_handler_that_is_called_past_ours_streams_too(
+    application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def past(scope: Any, receive: Any, send: Any) -> None:
+        await DjangosHandler.__call__(application, scope, receive, send)
+
+    async with connect(past, "/endless/") as stream:
+        assert (await stream.receive()).data == "open"
+    assert reasons == ["client"]
+    assert roster.streams() == []
+
+
+async def test_stream_begins_where_a_wrapper_keeps_the_start_to_itself(
+    application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_response = DjangosHandler.send_response
+    kept: list[Any] = []
+
+    async def keep(message: Any) -> None:
+        kept.append(message)
+
+    async def keep_once(self: Any, response: Any, send: Any) -> None:
+        await send_response(self, response, send if kept else keep)
+
+    monkeypatch.setattr(DjangosHandler, "send_response", keep_once)
+    async with connect(application, "/endless/") as stream:
+        assert stream.status_code == 200
+        assert (await stream.receive()).data == "open"
+    assert [message["type"] for message in kept] == ["http.response.start", "http.response.body"]
+
+
+async def test_stream_that_cannot_be_taken_over_is_ended(
+    application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, *args: Any) -> None:
+        raise RuntimeError("no thread")
+
+    monkeypatch.setattr(Endless, "adopt", refuse)
+    with pytest.raises(RuntimeError, match="no thread"):
+        async with connect(application, "/endless/"):
+            raise AssertionError
+    assert reasons == ["error"]
+    assert roster.streams() == []

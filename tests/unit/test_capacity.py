@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import resource
+import sys
 from typing import Any
 
 import pytest
@@ -72,6 +74,16 @@ async def test_limits_of_a_server_are_compared_once(
             compare_limits(application.send)
     assert len(caplog.records) == bool(said)
     assert all(text in caplog.text for text in said)
+
+
+def test_module_loads_where_there_is_no_limit_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    spec = importlib.util.spec_from_file_location("django_sse.without_resource", capacity.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module._files_limit() is None
 
 
 async def test_server_without_a_limit_is_left_alone(

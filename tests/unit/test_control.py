@@ -222,3 +222,7 @@ async def test_stream_that_cannot_be_ended_costs_the_others_nothing(
         await aclose_streams(user=user)
     assert (await streams["b"].receive()).event == "revoked"
     assert "Listening could not be ended." in caplog.text
+
+
+def test_broker_is_called_by_its_class_unless_it_says_more() -> None:
+    assert str(MemoryBroker()) == "MemoryBroker"

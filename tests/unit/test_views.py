@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import threading
@@ -1040,3 +1041,45 @@ async def test_stream_that_cancels_itself_is_a_fault(caplog: pytest.LogCaptureFi
         assert await stream.read() == OPENING
     assert reasons == ["error"]
     assert [it.getMessage() for it in errors(caplog)] == ["Scripted.stream() cancelled itself."]
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "seen"),
+    [
+        ("", None, None),
+        ("?last_event_id=1", None, "1"),
+        # Polyfills, which send no header.
+        ("?lastEventId=2", None, "2"),
+        ("?lastEventID=2", None, "2"),
+        ("?Last-Event-ID=2", None, "2"),
+        ("?Last-Event-Id=2", None, "2"),
+        # A page's own is older than what a polyfill adds to it.
+        ("?last_event_id=1&lastEventId=2", None, "2"),
+        ("?lastEventId=2&last_event_id=1", None, "2"),
+        ("?last_event_id=1&lastEventId=", None, "1"),
+        ("?last_event_id=", None, ""),
+        ("?lastEventIds=2&event=3", None, None),
+        # The header counts.
+        ("?lastEventId=2&last_event_id=1", "3", "3"),
+    ],
+)
+async def test_last_id_is_read_as_each_client_sends_it(
+    query: str, header: str | None, seen: str | None
+) -> None:
+    class Echo(SSEView):
+        async def stream(self) -> None:
+            await self.send([self.last_event_id])
+
+    headers = {} if header is None else {"Last-Event-ID": header}
+    async with connect(Echo, f"/{query}", headers=headers) as stream:
+        assert json.loads((await stream.receive()).data) == [seen]
+
+
+async def test_polyfill_that_comes_back_misses_nothing(broker: MemoryBroker) -> None:
+    class News(SSEView):
+        topics = ["news"]
+
+    first = await apublish("news", "seen")
+    await apublish("news", "missed")
+    async with connect(News, f"/?lastEventId={first}") as stream:
+        assert (await stream.receive()).data == "missed"
