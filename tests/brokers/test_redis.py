@@ -796,7 +796,9 @@ async def test_replica_is_no_place_to_publish(
 
 def _cluster(directory: Path) -> RedisServer:
     """A Redis Cluster of one node, which has all slots."""
-    server = RedisServer(directory, appendonly=False, options=["--cluster-enabled", "yes"])
+    # Its bus is 10,000 ports above it by default, which may be too high.
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    server = RedisServer(directory, appendonly=False, options=options)
     server.start()
     server("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
     return server

@@ -146,7 +146,7 @@ AGENTS = (
         settings={"LOGGING": _logging("elasticapm.contrib.django.handlers.LoggingHandler")},
         env=_ELASTIC,
         sighting="elastic_errors",
-        sees="the exception of `stream()` once, without its URL",
+        sees="the exception of `stream()` once",
         costs={
             "untraced": (
                 "Its Django integration traces no request under ASGI, under Django's own handler "

