@@ -184,7 +184,8 @@ class Broker(ABC):
     def problems(self, *, timeout: float) -> list[str]:
         """Return what is wrong with the service behind the broker, with the remedy; for the doctor.
 
-        Waits for at most ``timeout`` seconds. By default, nothing is known.
+        Raises ``BrokerError`` where it cannot be asked within ``timeout`` seconds. By default,
+        nothing is known.
         """
         return []
 

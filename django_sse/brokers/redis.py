@@ -223,7 +223,7 @@ class RedisBroker(Broker):
         try:
             policy = self._own_connections().policy(time.monotonic() + timeout)
         except _FAILURES as error:
-            return [f"{self} cannot be asked: {in_words(error)}"]
+            raise BrokerError(f"{self} cannot be asked: {in_words(error)}") from error
         return [] if policy is None else [eviction_text(self._connector.address, policy)]
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from django.core.management import CommandError, call_command
 
 from django_sse import doctor
 from django_sse.doctor import examine
+from tests.redis_server import RedisServer
 
 HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -175,6 +177,31 @@ def test_sse_doctor_writes_and_fails(
     assert "ok       It answers 200 with text/event-stream." in run(
         "sse_doctor", script.url, "--timeout", "0.3"
     )
+
+
+def test_sse_doctor_looks_at_the_broker(
+    script: Script, broker: Any, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def findings() -> list[tuple[str, str]]:
+        script.answer(CHUNKED, _chunk(":\n\n"), 0.5)
+        with suppress(CommandError):
+            call_command("sse_doctor", script.url, "--timeout", "0.3", "--json")
+        found = json.loads(capsys.readouterr().out)["findings"]
+        script.close()
+        script.__init__()  # type: ignore[misc]
+        return [(it["level"], it["text"]) for it in found if it["code"] == "broker"]
+
+    assert findings() == []
+    redis_server("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    redis_server("CONFIG", "SET", "maxmemory", "100mb")
+    [(level, text)] = findings()
+    assert level == "problem"
+    assert "Set maxmemory-policy noeviction" in text
+    # From where the clients are, it may be out of reach, which is no fault of the stream.
+    redis_server.kill()
+    [(level, text)] = findings()
+    assert level == "note"
+    assert "cannot be asked" in text
 
 
 @pytest.mark.parametrize(

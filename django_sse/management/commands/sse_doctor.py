@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django_sse.brokers import get_broker
 from django_sse.conf import conf
 from django_sse.doctor import Finding, examine
+from django_sse.exceptions import BrokerError
 from django_sse.management.terminal import harmless
 
 
@@ -65,11 +66,7 @@ class Command(BaseCommand):
             )
         except ValueError as error:
             raise CommandError(str(error)) from error
-        broker = [
-            Finding("broker", "problem", text)
-            for text in get_broker().problems(timeout=conf.publish_timeout)
-        ]
-        diagnosis = replace(diagnosis, findings=[*diagnosis.findings, *broker])
+        diagnosis = replace(diagnosis, findings=[*diagnosis.findings, *_of_the_broker()])
         if options["json"]:
             findings = [asdict(finding) for finding in diagnosis.findings]
             self.stdout.write(json.dumps({"url": diagnosis.url, "findings": findings}))
@@ -87,3 +84,12 @@ class Command(BaseCommand):
                     self.stdout.write(f"         → {harmless(finding.remedy)}")
         if count := len(diagnosis.problems):
             raise CommandError(f"{count} problem{'s' if count > 1 else ''} found.")
+
+
+def _of_the_broker() -> list[Finding]:
+    """Return what the settings' broker has to be told of; from here, it may be out of reach."""
+    try:
+        texts = get_broker().problems(timeout=conf.publish_timeout)
+    except BrokerError as error:
+        return [Finding("broker", "note", str(error))]
+    return [Finding("broker", "problem", text) for text in texts]
