@@ -32,6 +32,13 @@ class Endless(SSEView):
         reasons.append(str(self.close_reason))
 
 
+class Brief(Endless):
+    """Ends by itself."""
+
+    async def stream(self) -> None:
+        await self.send("open")
+
+
 class Stubborn(Endless):
     """Takes no notice of a cancellation while it connects."""
 
@@ -57,6 +64,7 @@ class Patient(Endless):
 
 urlpatterns = [
     sse_path("endless/", Endless),
+    sse_path("brief/", Brief),
     sse_path("stubborn/", Stubborn),
     sse_path("patient/", Patient),
 ]
@@ -226,9 +234,12 @@ async def test_handler_that_is_called_past_ours_streams_too(
     async def past(scope: Any, receive: Any, send: Any) -> None:
         await DjangosHandler.__call__(application, scope, receive, send)
 
-    async with connect(past, "/endless/") as stream:
-        assert (await stream.receive()).data == "open"
-    assert reasons == ["client"]
+    for address, reason in (("/endless/", "client"), ("/brief/", "completed")):
+        async with connect(past, address) as stream:
+            assert (await stream.receive()).data == "open"
+            if address == "/brief/":
+                await stream.receive_end()
+        assert reasons.pop() == reason
     assert roster.streams() == []
 
 
