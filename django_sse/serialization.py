@@ -111,10 +111,13 @@ class ObjectWriter:
         """
         if type(obj) is str:
             return obj
-        obj, kind = look_through(obj)
-        if isinstance(obj, str):
-            return obj
-        serializer = self._serializer(kind)
+        # A type that was met before is none of a proxy.
+        serializer = self._bound.get(type(obj))
+        if serializer is None:
+            obj, kind = look_through(obj)
+            if isinstance(obj, str):
+                return obj
+            serializer = self._serializer(kind)
         data = self.plain(obj) if serializer is None else serializer.to_representation(obj)
         if self._encode is not None:
             return self._encode(data)

@@ -101,14 +101,14 @@ class Script:
 #: ARGV: known id, event, history, milliseconds for streams and for newest ids, then the channels.
 PUBLISH = Script("""
 local now, ms, seq = state(KEYS[1], ARGV[1])
+local before_ms, before_seq = ms, seq
 if now > ms then ms, seq = now, 0 else seq = seq + 1 end
 local id = text(ms, seq)
 local event, history, age, memory = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local before = redis.call('HGET', KEYS[1], 'last')
 redis.call('HSET', KEYS[1], 'last', id)
 for i = 2, #KEYS, 2 do
   local stream, newest = KEYS[i], KEYS[i + 1]
-  local previous = redis.call('GET', newest) or evicted(KEYS[1], before)
+  local previous = redis.call('GET', newest) or evicted(KEYS[1], text(before_ms, before_seq))
   redis.call('XADD', stream, 'MAXLEN', '=', history, id, 'previous', previous, 'event', event)
   redis.call('XTRIM', stream, 'MINID', '=', text(math.max(ms - age, 0), 0))
   redis.call('PEXPIREAT', stream, string.format('%.0f', ms + age))
