@@ -274,3 +274,19 @@ async def test_stream_that_cannot_be_taken_over_is_ended(
             raise AssertionError
     assert reasons == ["error"]
     assert roster.streams() == []
+
+
+async def test_disconnect_that_was_heard_is_answered_for_ever() -> None:
+    heard: list[str] = []
+
+    async def receive() -> Any:
+        heard.append("http.disconnect")
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError
+
+    exchange = _Exchange(receive, send, asyncio.current_task())
+    for _ in range(3):
+        assert await exchange.receive() == {"type": "http.disconnect"}
+    assert heard == ["http.disconnect"]
