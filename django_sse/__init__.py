@@ -10,9 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .control import aclose_streams as aclose_streams
-    from .control import close_streams as close_streams
-    from .events import ServerSentEvent as ServerSentEvent
     from .exceptions import EventTooLarge as EventTooLarge
     from .exceptions import HistoryLost as HistoryLost
     from .exceptions import InvalidEvent as InvalidEvent
@@ -22,40 +19,43 @@ if TYPE_CHECKING:
     from .exceptions import SSEError as SSEError
     from .exceptions import StreamClosed as StreamClosed
     from .exceptions import StreamFinished as StreamFinished
-    from .heartbeat import Heartbeat as Heartbeat
-    from .metrics import stats as stats
-    from .publishing import alatest_event_id as alatest_event_id
-    from .publishing import apublish as apublish
-    from .publishing import latest_event_id as latest_event_id
-    from .publishing import publish as publish
+    from .monitoring.metrics import stats as stats
     from .routing import sse_path as sse_path
-    from .serialization import serializes as serializes
     from .signals import stream_closed as stream_closed
     from .signals import stream_opened as stream_opened
+    from .topics.orders import aclose_streams as aclose_streams
+    from .topics.orders import close_streams as close_streams
+    from .topics.publishing import alatest_event_id as alatest_event_id
+    from .topics.publishing import apublish as apublish
+    from .topics.publishing import latest_event_id as latest_event_id
+    from .topics.publishing import publish as publish
     from .views import SSEView as SSEView
+    from .wire.events import ServerSentEvent as ServerSentEvent
+    from .wire.heartbeat import Heartbeat as Heartbeat
+    from .wire.serialization import serializes as serializes
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "aclose_streams": "control",
-    "alatest_event_id": "publishing",
-    "apublish": "publishing",
-    "close_streams": "control",
+    "aclose_streams": "topics.orders",
+    "alatest_event_id": "topics.publishing",
+    "apublish": "topics.publishing",
+    "close_streams": "topics.orders",
     "EventTooLarge": "exceptions",
-    "Heartbeat": "heartbeat",
+    "Heartbeat": "wire.heartbeat",
     "HistoryLost": "exceptions",
     "InvalidEvent": "exceptions",
     "InvalidTopic": "exceptions",
-    "latest_event_id": "publishing",
-    "publish": "publishing",
+    "latest_event_id": "topics.publishing",
+    "publish": "topics.publishing",
     "PublishFailed": "exceptions",
     "SerializerNotFound": "exceptions",
-    "serializes": "serialization",
-    "ServerSentEvent": "events",
+    "serializes": "wire.serialization",
+    "ServerSentEvent": "wire.events",
     "sse_path": "routing",
     "SSEError": "exceptions",
     "SSEView": "views",
-    "stats": "metrics",
+    "stats": "monitoring.metrics",
     "stream_closed": "signals",
     "stream_opened": "signals",
     "StreamClosed": "exceptions",

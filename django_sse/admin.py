@@ -25,8 +25,8 @@ from django.views.decorators.http import require_GET, require_POST
 
 from .brokers import get_broker
 from .brokers.memory import MemoryBroker
-from .control import close_streams, reports
 from .exceptions import BrokerError
+from .topics.orders import close_streams, reports
 
 #: Seconds for which the page waits for the answers of processes.
 WAIT_SECONDS = 1.0

@@ -14,11 +14,11 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from .flow_control import Send, bare, is_daphnes
-from .receiving import PendingReceive, Receive, may_be_cancelled
-from .response import PendingStream, current_exchange, is_untouched, pending_stream
-from .shutdown import shutdown
-from .tasks import GOODBYE_SECONDS, forgive_cancellation, settle
+from .connection.receiving import PendingReceive, Receive, may_be_cancelled
+from .connection.shutdown import shutdown
+from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
+from .handshake.response import PendingStream, current_exchange, is_untouched, pending_stream
+from .servers.flow_control import Send, bare, is_daphnes
 
 
 def get_asgi_application() -> ASGIHandler:

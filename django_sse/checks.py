@@ -17,7 +17,7 @@ from .brokers import broker_class
 from .brokers.base import BROKERS
 from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
-from .rendering import default_renderer_class
+from .topics.rendering import default_renderer_class
 
 #: The hint of a wrong value, whose error has its unit and what is allowed.
 DOCS = "The settings table of the README, which is on PyPI too, has all of them."

@@ -12,9 +12,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from .events import milliseconds
 from .exceptions import InvalidEvent
-from .heartbeat import Heartbeat, check_event, check_period
+from .wire.events import milliseconds
+from .wire.heartbeat import Heartbeat, check_event, check_period
 
 
 class BrokerSettings(NamedTuple):

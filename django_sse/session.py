@@ -17,32 +17,26 @@ from asgiref.sync import sync_to_async
 from channels.generic.http import AsyncHttpConsumer
 from django.dispatch import Signal
 
-from .attributes import FROM_SETTINGS, FromSettings, seconds
-from .capacity import compare_limits
 from .conf import conf
-from .events import encode_fields, milliseconds
+from .connection.capacity import compare_limits
+from .connection.outbox import Outbox
+from .connection.receiving import Receive
+from .connection.roster import roster
+from .connection.shutdown import shutdown
+from .connection.tasks import GOODBYE_SECONDS, LAST_PATIENCE, forgive_cancellation, settle, stop
+from .connection.threads import Lane, pool
+from .connection.users import user_key, user_name
+from .connection.watchdog import watchdog
 from .exceptions import StreamClosed
-from .flow_control import Send, bare, lost, note_loss
-from .handshake import Handshake
-from .hub import get_hub
-from .limits import come_back_milliseconds
-from .metrics import counters
-from .outbox import Outbox
-from .receiving import Receive
-from .recheck import still_allowed
-from .roster import roster
-from .shutdown import shutdown
+from .handshake.attributes import FROM_SETTINGS, FromSettings, seconds
+from .handshake.limits import come_back_milliseconds
+from .handshake.recheck import still_allowed
+from .handshake.view import Handshake
+from .monitoring.metrics import counters
+from .servers.flow_control import Send, bare, lost, note_loss
 from .signals import stream_closed, stream_opened
-from .tasks import (
-    GOODBYE_SECONDS,
-    LAST_PATIENCE,
-    forgive_cancellation,
-    settle,
-    stop,
-)
-from .threads import Lane, pool
-from .users import user_key, user_name
-from .watchdog import watchdog
+from .topics.hub import get_hub
+from .wire.events import encode_fields, milliseconds
 
 logger = logging.getLogger("django_sse")
 

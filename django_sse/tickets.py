@@ -23,7 +23,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from .conf import conf
-from .handshake import Handshake
+from .handshake.view import Handshake
 
 #: The name of the query parameter.
 PARAMETER = "ticket"

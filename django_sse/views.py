@@ -19,7 +19,12 @@ from rest_framework.exceptions import NotFound
 from rest_framework.renderers import BaseRenderer
 
 from .asgi import ViewHandler
-from .attributes import (
+from .conf import conf
+from .connection.groups import GroupMember, check_groups, handler_names
+from .connection.outbox import HIGH_WATER
+from .connection.tasks import settle, stop
+from .exceptions import HistoryLost, InvalidTopic, StreamClosed
+from .handshake.attributes import (
     CHECKED,
     FROM_SETTINGS,
     FromSettings,
@@ -28,20 +33,15 @@ from .attributes import (
     check_several_topics,
     defines,
 )
-from .backlog import Overflow
-from .conf import conf
-from .events import ServerSentEvent, check_fields, encode_fields
-from .exceptions import HistoryLost, InvalidTopic, StreamClosed
-from .groups import GroupMember, check_groups, handler_names
-from .heartbeat import Heartbeat, Pulse
-from .metrics import counters
-from .outbox import HIGH_WATER
-from .publishing import check_topics
-from .rendering import default_renderer_class
-from .serialization import ObjectWriter, SerializerClass, evaluated, is_proxy, look_through
+from .monitoring.metrics import counters
 from .session import Session
-from .subscription import Subscription
-from .tasks import settle, stop
+from .topics.backlog import Overflow
+from .topics.publishing import check_topics
+from .topics.rendering import default_renderer_class
+from .topics.subscription import Subscription
+from .wire.events import ServerSentEvent, check_fields, encode_fields
+from .wire.heartbeat import Heartbeat, Pulse
+from .wire.serialization import ObjectWriter, SerializerClass, evaluated, is_proxy, look_through
 
 logger = logging.getLogger("django_sse")
 

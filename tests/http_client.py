@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from types import TracebackType
 
-from django_sse.events import EventDecoder, ServerSentEvent
+from django_sse.wire.events import EventDecoder, ServerSentEvent
 
 TIMEOUT = 10.0
 

@@ -9,7 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from ..conf import conf
+from django_sse.conf import conf
+
 from .base import Broker
 
 _lock = threading.Lock()

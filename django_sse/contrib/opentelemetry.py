@@ -22,8 +22,9 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, TracerProvider
 
-from .. import __version__, publishing
-from ..signals import stream_closed
+from django_sse import __version__
+from django_sse.signals import stream_closed
+from django_sse.topics import publishing
 
 _UID = "django_sse.contrib.opentelemetry"
 

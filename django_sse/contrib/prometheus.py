@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 
-from ..metrics import REASONS, counters
-from ..roster import roster
+from django_sse.connection.roster import roster
+from django_sse.monitoring.metrics import REASONS, counters
 
 
 class SSECollector(Collector):

@@ -14,8 +14,8 @@ from django.utils.html import escape
 from django.utils.safestring import mark_safe
 
 from django_sse.exceptions import BrokerError
-from django_sse.publishing import latest_event_id
 from django_sse.tickets import make_ticket, with_ticket
+from django_sse.topics.publishing import latest_event_id
 
 register = template.Library()
 logger = logging.getLogger("django_sse")

@@ -17,11 +17,13 @@ import redis
 from django.core.exceptions import ImproperlyConfigured
 from redis.exceptions import ResponseError
 
-from django_sse.brokers import redis_connections, redis_history, redis_listener
 from django_sse.brokers.base import FIRST, Broker, EventId
 from django_sse.brokers.redis import RedisBroker
-from django_sse.brokers.redis_connections import Connector
-from django_sse.brokers.redis_listener import RedisListener
+from django_sse.brokers.redis import connections as redis_connections
+from django_sse.brokers.redis import history as redis_history
+from django_sse.brokers.redis import listener as redis_listener
+from django_sse.brokers.redis.connections import Connector
+from django_sse.brokers.redis.listener import RedisListener
 from django_sse.exceptions import BrokerError, HistoryLost, PublishFailed
 from tests.brokers.conftest import MakeBroker
 from tests.brokers.ear import PATIENCE, TIMEOUT, Ear, eventually, publish

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from django_sse import doctor
-from django_sse.doctor import examine
+from django_sse.monitoring import doctor
+from django_sse.monitoring.doctor import examine
 from tests.redis_server import RedisServer
 
 HEAD = (

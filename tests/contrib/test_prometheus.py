@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from django_sse import apublish
 from django_sse.contrib import prometheus
-from django_sse.metrics import REASONS
+from django_sse.monitoring.metrics import REASONS
 from django_sse.testing import connect
 from tests.servers import ROOT
 from tests.topics.project.streams import Numbers
@@ -73,7 +73,8 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 import django
 django.setup()
-from django_sse import publishing, signals
+from django_sse import signals
+from django_sse.topics import publishing
 print([name for name in sys.modules if name.startswith("django_sse.contrib")])
 print(publishing.watcher, signals.stream_closed.receivers)
 """

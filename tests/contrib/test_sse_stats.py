@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_sse import close_streams, publish
-from django_sse.control import reports
+from django_sse.topics.orders import reports
 from tests.http_client import Client
 from tests.redis_server import RedisServer
 from tests.servers import Server

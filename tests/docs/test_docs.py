@@ -23,7 +23,7 @@ import pytest
 
 import django_sse
 from django_sse.conf import DEFAULTS
-from django_sse.events import EventDecoder, ServerSentEvent
+from django_sse.wire.events import EventDecoder, ServerSentEvent
 from tests.docs.pages import PAGES, README, ROOT, Block, Project, blocks, files, prose
 from tests.servers import free_port, listens
 

@@ -17,12 +17,12 @@ from django_sse import SSEView, apublish, sse_path
 from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.control import CONTROL
-from django_sse.hub import get_hub
-from django_sse.metrics import counters
-from django_sse.roster import roster
+from django_sse.connection.roster import roster
+from django_sse.connection.threads import pool
+from django_sse.monitoring.metrics import counters
 from django_sse.signals import stream_closed, stream_opened
-from django_sse.threads import pool
+from django_sse.topics.hub import get_hub
+from django_sse.topics.orders import CONTROL
 
 #: More suspension points than a stream of these has, so that the loops below end.
 MANY = 400

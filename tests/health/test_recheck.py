@@ -25,9 +25,9 @@ from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.brokers.redis import RedisBroker
-from django_sse.control import aclose_streams, close_streams
-from django_sse.hub import get_hub
 from django_sse.testing import connect
+from django_sse.topics.hub import get_hub
+from django_sse.topics.orders import aclose_streams, close_streams
 from tests.browser import open_page
 from tests.http_client import Client
 from tests.project.journal import recorded

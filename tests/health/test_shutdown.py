@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from django_sse.asgi import get_asgi_application
-from django_sse.limits import COME_BACK_SECONDS
-from django_sse.shutdown import Shutdown, shutdown
+from django_sse.connection.shutdown import Shutdown, shutdown
+from django_sse.handshake.limits import COME_BACK_SECONDS
 from django_sse.testing import connect
 from tests.http_client import Client
 from tests.project.journal import Journal
@@ -283,7 +283,7 @@ async def test_server_that_starts_after_another_takes_streams() -> None:
 def test_signal_without_a_handler_ends_the_process_by_it() -> None:
     script = (
         "import asyncio, signal, django.conf; django.conf.settings.configure()\n"
-        "from django_sse.shutdown import shutdown\n"
+        "from django_sse.connection.shutdown import shutdown\n"
         "async def main():\n"
         "    shutdown.watch(asyncio.get_running_loop())\n"
         "    signal.raise_signal(signal.SIGTERM)\n"

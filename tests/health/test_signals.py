@@ -24,10 +24,10 @@ from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.brokers.redis import RedisBroker
-from django_sse.control import areports
-from django_sse.hub import get_hub
 from django_sse.signals import stream_closed, stream_opened
 from django_sse.testing import StreamEnded, connect
+from django_sse.topics.hub import get_hub
+from django_sse.topics.orders import areports
 from tests.redis_server import RedisServer
 
 from .project.streams import Brief, Quiet, Recorded

@@ -13,8 +13,8 @@ from django.contrib.auth.models import User
 from django.urls import path
 
 from django_sse import SSEView
-from django_sse import response as response_module
-from django_sse.roster import roster
+from django_sse.connection.roster import roster
+from django_sse.handshake import response as response_module
 from django_sse.testing import connect
 from tests.http_client import Client
 from tests.project import agents, streams, urls

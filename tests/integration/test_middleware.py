@@ -13,7 +13,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from rest_framework.authtoken.models import Token
 
-from django_sse import response as response_module
+from django_sse.handshake import response as response_module
 from django_sse.testing import connect
 
 Make = Callable[..., Any]

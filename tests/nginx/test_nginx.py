@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from django_sse import doctor
-from django_sse.doctor import examine
+from django_sse.monitoring import doctor
+from django_sse.monitoring.doctor import examine
 from tests.certificates import make_certificate
 from tests.http_client import Client
 from tests.nginx.proxy import Nginx

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from django_sse.doctor import examine
-from django_sse.events import EventDecoder
+from django_sse.monitoring.doctor import examine
+from django_sse.wire.events import EventDecoder
 from tests.certificates import make_certificate
 from tests.http_client import Client
 from tests.project.journal import Journal

@@ -13,15 +13,16 @@ from channels.layers import get_channel_layer
 from django.template import Context, Template
 from django.test import override_settings
 
-from django_sse import SSEView, alatest_event_id, apublish, subscription
+from django_sse import SSEView, alatest_event_id, apublish
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker, Listener, Message
 from django_sse.brokers.memory import MemoryListener
 from django_sse.brokers.redis import RedisBroker
-from django_sse.hub import get_hub
-from django_sse.outbox import Outbox
-from django_sse.roster import roster
+from django_sse.connection.outbox import Outbox
+from django_sse.connection.roster import roster
 from django_sse.testing import NothingReceived, StreamClient, connect
+from django_sse.topics import subscription
+from django_sse.topics.hub import get_hub
 from testproject.asgi import application
 from tests.servers import free_port
 

@@ -30,8 +30,8 @@ from django_sse.exceptions import (
     PublishFailed,
     SerializerNotFound,
 )
-from django_sse.serialization import registry
 from django_sse.testing import Published, StreamClient, connect
+from django_sse.wire.serialization import registry
 from tests.servers import free_port
 
 Capture = list[Published]

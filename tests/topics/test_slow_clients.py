@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from django_sse import SSEView, apublish
-from django_sse.backlog import Backlog, Item
 from django_sse.brokers.base import EventId, Message
 from django_sse.testing import StreamClient, StreamEnded, connect
+from django_sse.topics.backlog import Backlog, Item
 from tests.servers import Server
 
 from .brokers import HeldBroker

@@ -15,7 +15,7 @@ from django_sse.pytest_plugin import sse_connect, sse_published  # noqa: F401
 def registry() -> Iterator[dict[type, Any]]:
     """The registry of ``@serializes``, put back as it was after the test."""
     # A conftest is loaded before there are settings.
-    from django_sse.serialization import registry  # noqa: PLC0415
+    from django_sse.wire.serialization import registry  # noqa: PLC0415
 
     before = dict(registry)
     yield registry
@@ -38,7 +38,7 @@ def broker() -> Iterator[Any]:
 @pytest.fixture
 def ending(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What ends the streams of the process, which goes on after the test."""
-    from django_sse.shutdown import shutdown  # noqa: PLC0415
+    from django_sse.connection.shutdown import shutdown  # noqa: PLC0415
 
     monkeypatch.setattr(shutdown, "draining", False)
     return shutdown

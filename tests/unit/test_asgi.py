@@ -15,7 +15,7 @@ from django.core.handlers.asgi import ASGIHandler as DjangosHandler
 
 from django_sse import SSEView, sse_path
 from django_sse.asgi import _Exchange, get_asgi_application
-from django_sse.roster import roster
+from django_sse.connection.roster import roster
 from django_sse.testing import connect
 
 reasons: list[str] = []

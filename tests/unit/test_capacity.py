@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from django_sse import capacity
-from django_sse.capacity import compare_limits, granians_backpressure
+from django_sse.connection import capacity
+from django_sse.connection.capacity import compare_limits, granians_backpressure
 
 from .connections import held, under_hypercorn, under_uvicorn
 

@@ -15,7 +15,7 @@ from django_sse import checks as own
 from django_sse.brokers.base import BROKERS
 from django_sse.checks import check_asgi, check_broker, check_pools, check_settings
 from django_sse.conf import DEFAULTS, PARSERS
-from django_sse.events import ServerSentEvent
+from django_sse.wire.events import ServerSentEvent
 
 
 async def beat() -> ServerSentEvent:

@@ -10,8 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from django_sse.conf import conf
-from django_sse.events import ServerSentEvent
-from django_sse.heartbeat import Heartbeat
+from django_sse.wire.events import ServerSentEvent
+from django_sse.wire.heartbeat import Heartbeat
 
 HEARTBEAT = ServerSentEvent(comments="heartbeat")
 

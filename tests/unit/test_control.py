@@ -15,12 +15,12 @@ from django_sse import SSEView, apublish
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import PASSING
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.control import CONTROL, aclose_streams, areports, close_streams
-from django_sse.events import encode_head
+from django_sse.connection.roster import roster
 from django_sse.exceptions import BrokerError
-from django_sse.hub import get_hub
-from django_sse.roster import roster
 from django_sse.testing import StreamClient, connect
+from django_sse.topics.hub import get_hub
+from django_sse.topics.orders import CONTROL, aclose_streams, areports, close_streams
+from django_sse.wire.events import encode_head
 
 ANN, BOB = User(pk=1, username="ann"), User(pk=2, username="bob")
 

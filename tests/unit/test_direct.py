@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from django_sse.direct import frame, shortcut_for
-from django_sse.outbox import Outbox
+from django_sse.connection.outbox import Outbox
+from django_sse.servers.direct import frame, shortcut_for
 
 from .connections import (
     REQUEST,

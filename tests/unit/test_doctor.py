@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from django_sse import ServerSentEvent, doctor
-from django_sse.doctor import examine
-from django_sse.probe import Observation
+from django_sse import ServerSentEvent
+from django_sse.monitoring import doctor
+from django_sse.monitoring.doctor import examine
+from django_sse.monitoring.probe import Observation
 
 HEADERS = {
     "content-type": "text/event-stream",

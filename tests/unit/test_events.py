@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_sse.events import EventDecoder, ServerSentEvent
 from django_sse.exceptions import InvalidEvent, SSEError
+from django_sse.wire.events import EventDecoder, ServerSentEvent
 
 MAX_RETRY = 2**63 - 1
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from django_sse import flow_control, sockets
-from django_sse.flow_control import abort, ending, lost, note_loss, unsent
-from django_sse.outbox import Outbox
+from django_sse.connection.outbox import Outbox
+from django_sse.servers import flow_control, sockets
+from django_sse.servers.flow_control import abort, ending, lost, note_loss, unsent
 from tests.waiting import eventually
 
 from .connections import (
@@ -139,7 +139,7 @@ async def test_nothing_is_unsent_where_the_system_does_not_tell(
     # As on Windows.
     monkeypatch.setitem(sys.modules, "fcntl", None)
     spec = importlib.util.spec_from_file_location(
-        "django_sse.flow_control_elsewhere", flow_control.__file__
+        "django_sse.servers.flow_control_elsewhere", flow_control.__file__
     )
     assert spec is not None
     assert spec.loader is not None

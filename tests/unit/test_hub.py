@@ -13,16 +13,17 @@ import pytest
 from django.contrib.auth.models import User
 from rest_framework.permissions import BasePermission
 
-from django_sse import SSEView, apublish, hub, stats
+from django_sse import SSEView, apublish, stats
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker, MemoryListener
-from django_sse.control import CONTROL, aclose_streams
+from django_sse.connection.outbox import Outbox
+from django_sse.connection.roster import roster
 from django_sse.exceptions import BrokerError
-from django_sse.hub import get_hub
-from django_sse.outbox import Outbox
-from django_sse.roster import roster
-from django_sse.subscription import Subscription
 from django_sse.testing import connect
+from django_sse.topics import hub
+from django_sse.topics.hub import get_hub
+from django_sse.topics.orders import CONTROL, aclose_streams
+from django_sse.topics.subscription import Subscription
 from tests.waiting import eventually
 
 
@@ -153,7 +154,7 @@ async def test_hub_is_closed_a_while_after_the_last_stream(
     async def leave_it() -> None:
         """Other than the testing kit, which closes it at once."""
 
-    monkeypatch.setattr("django_sse.testing.close_idle_hub", leave_it)
+    monkeypatch.setattr("django_sse.testing.client.close_idle_hub", leave_it)
     monkeypatch.setattr(hub, "LINGER", 0.01)
     async with connect(Silent) as stream:
         await stream.receive()
@@ -242,7 +243,7 @@ async def test_hub_stays_for_a_handshake_that_takes_longer_than_it_lingers(
     async def leave_it() -> None:
         """Other than the testing kit, which closes it at once."""
 
-    monkeypatch.setattr("django_sse.testing.close_idle_hub", leave_it)
+    monkeypatch.setattr("django_sse.testing.client.close_idle_hub", leave_it)
     monkeypatch.setattr(hub, "LINGER", 0.05)
     asked, answer = threading.Event(), threading.Event()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from django_sse.outbox import HIGH_WATER, Outbox
+from django_sse.connection.outbox import HIGH_WATER, Outbox
 
 BIG = b"x" * HIGH_WATER
 
@@ -289,7 +289,7 @@ async def test_shortcut_that_fails_is_the_failure_of_its_connection(
     def broken(chunk: bytes, size: int) -> bool:
         raise error
 
-    monkeypatch.setattr("django_sse.outbox.shortcut_for", lambda send: broken)
+    monkeypatch.setattr("django_sse.connection.outbox.shortcut_for", lambda send: broken)
     outbox = make()
     failures: list[BaseException] = []
     outbox.on_failed = failures.append

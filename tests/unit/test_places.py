@@ -20,7 +20,7 @@ import rest_framework
 import django_sse
 from django_sse import SSEView, sse_path
 from django_sse.asgi import get_asgi_application
-from django_sse.roster import roster
+from django_sse.connection.roster import roster
 
 #: Whose calls fail, one after the other.
 OURS = tuple(str(Path(it.__file__).parent) for it in (django_sse, django, rest_framework))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from django_sse.probe import _in_words, observe, protocol
+from django_sse.monitoring.probe import _in_words, observe, protocol
 from tests.contrib.test_doctor import Script
 
 GZIPPED = (

@@ -17,8 +17,8 @@ from django.utils.translation import gettext_lazy
 from rest_framework import serializers
 
 from django_sse import ServerSentEvent, SSEView, apublish, publish, serializes
-from django_sse.serialization import look_through
 from django_sse.testing import capture_published, connect
+from django_sse.wire.serialization import look_through
 from testproject.shop.models import Product
 
 

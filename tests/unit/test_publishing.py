@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from django_sse import publish, publishing
+from django_sse import publish
 from django_sse.testing import capture_published
+from django_sse.topics import publishing
 
 
 def test_publish_needs_no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:

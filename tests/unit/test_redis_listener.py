@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from django_sse.brokers import redis_listener
 from django_sse.brokers.redis import RedisBroker
+from django_sse.brokers.redis import listener as redis_listener
 from tests.brokers.ear import Ear, publish
 from tests.redis_server import RedisServer
 

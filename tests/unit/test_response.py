@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from django_sse.response import EventStreamResponse, is_untouched
+from django_sse.handshake.response import EventStreamResponse, is_untouched
 
 from .connections import body
 

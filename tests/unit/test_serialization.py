@@ -25,8 +25,8 @@ from rest_framework import serializers
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 
 from django_sse import SerializerNotFound, ServerSentEvent, SSEView, serializes
-from django_sse.serialization import ObjectWriter, SerializerClass, find_serializer
 from django_sse.testing import connect
+from django_sse.wire.serialization import ObjectWriter, SerializerClass, find_serializer
 from testproject.shop.models import Customer, Order, Product
 
 UTC = datetime.UTC

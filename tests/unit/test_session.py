@@ -14,10 +14,10 @@ from rest_framework.permissions import BasePermission
 from django_sse import Heartbeat, SSEView, session, stats
 from django_sse.asgi import ViewHandler
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.events import encode_fields
-from django_sse.roster import roster
+from django_sse.connection.roster import roster
 from django_sse.session import Session
 from django_sse.testing import connect
+from django_sse.wire.events import encode_fields
 from tests.waiting import eventually
 
 from .connections import REQUEST, arrived, client_of, under_uvicorn

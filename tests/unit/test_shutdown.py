@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from django_sse import SSEView
-from django_sse.shutdown import Shutdown
+from django_sse.connection.shutdown import Shutdown
 from django_sse.testing import connect
 from tests.waiting import eventually
 
@@ -92,7 +92,7 @@ def test_worker_that_was_forked_begins_anew(
 ) -> None:
     shutdown = Shutdown()
     shutdown.draining = True
-    monkeypatch.setattr("django_sse.shutdown.os.getpid", lambda: -1)
+    monkeypatch.setattr("django_sse.connection.shutdown.os.getpid", lambda: -1)
     loop = asyncio.new_event_loop()
     shutdown.watch(loop)
     loop.close()

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from django_sse import sockets
-from django_sse.sockets import close_soon, queued
+from django_sse.servers import sockets
+from django_sse.servers.sockets import close_soon, queued
 from tests.waiting import eventually
 
 

@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import EventId
 from django_sse.brokers.memory import MemoryBroker, MemoryListener
-from django_sse.events import encode_head
+from django_sse.wire.events import encode_head
 
 
 class Busy(MemoryBroker):

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from django_sse import tasks
-from django_sse.tasks import settle
+from django_sse.connection import tasks
+from django_sse.connection.tasks import settle
 
 
 @pytest.fixture(autouse=True)

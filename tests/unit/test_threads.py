@@ -16,8 +16,8 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import override_settings
 
-from django_sse import threads
-from django_sse.threads import Lane, Pool
+from django_sse.connection import threads
+from django_sse.connection.threads import Lane, Pool
 from testproject.shop.models import Customer
 
 

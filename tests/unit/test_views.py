@@ -28,11 +28,11 @@ from django_sse import (
     aclose_streams,
     apublish,
     sse_path,
-    tasks,
 )
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.roster import roster
+from django_sse.connection import tasks
+from django_sse.connection.roster import roster
 from django_sse.testing import StreamEnded, connect
 
 OPENING = b":\n\n"

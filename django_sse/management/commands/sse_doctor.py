@@ -11,9 +11,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_sse.brokers import get_broker
 from django_sse.conf import conf
-from django_sse.doctor import Finding, examine
 from django_sse.exceptions import BrokerError
 from django_sse.management.terminal import harmless
+from django_sse.monitoring.doctor import Finding, examine
 
 
 class Command(BaseCommand):

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_sse.brokers import get_broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.exceptions import SSEError
-from django_sse.publishing import publish
+from django_sse.topics.publishing import publish
 
 
 class Command(BaseCommand):

@@ -14,9 +14,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_sse.brokers import get_broker
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.control import reports
 from django_sse.exceptions import BrokerError
 from django_sse.management.terminal import harmless
+from django_sse.topics.orders import reports
 
 #: The columns of the table, by their names in ``django_sse.stats()``.
 COLUMNS = (

@@ -15,10 +15,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_sse.brokers import get_broker
 from django_sse.brokers.base import EventId, Message
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.events import EventDecoder, split_lines
 from django_sse.exceptions import HistoryLost, InvalidTopic
 from django_sse.management.terminal import harmless, harmless_json
-from django_sse.publishing import check_topics
+from django_sse.topics.publishing import check_topics
+from django_sse.wire.events import EventDecoder, split_lines
 
 
 class Command(BaseCommand):

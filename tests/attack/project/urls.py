@@ -17,9 +17,9 @@ from django.urls import path
 
 from django_sse import alatest_event_id, apublish, sse_path
 from django_sse.brokers import get_broker
-from django_sse.control import CONTROL
 from django_sse.exceptions import EventTooLarge, InvalidTopic, PublishFailed
-from django_sse.metrics import stats
+from django_sse.monitoring.metrics import stats
+from django_sse.topics.orders import CONTROL
 
 from . import streams
 

@@ -18,7 +18,7 @@ from rest_framework.authentication import SessionAuthentication, TokenAuthentica
 from rest_framework.authtoken.models import Token
 
 from django_sse import apublish, sse_path
-from django_sse.metrics import stats
+from django_sse.monitoring.metrics import stats
 from django_sse.tickets import TicketView
 
 from . import streams

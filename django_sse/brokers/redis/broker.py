@@ -1,0 +1,232 @@
+"""The broker for any number of processes and machines: Redis 6.2 or newer, or Valkey.
+
+One script in Redis gives the id, stores the event in the stream of each topic, and publishes it;
+what is stored, and how, is told in ``redis_script``. So every process sees the same events in the
+same order, and after an interruption reads from the streams what it missed.
+
+What Redis has to be:
+
+- *Persistent.* What was confirmed and is gone after a restart (no AOF, or a power cut) or a failover
+  (replication is asynchronous) is noticed as soon as a process that saw a newer id talks to
+  Redis again: who resumes with an older id then gets ``HistoryLost``, never a silent hole. With
+  ``appendonly yes`` a crash of Redis itself loses nothing.
+- *Free of eviction*: ``maxmemory-policy noeviction``. Where Redis has thrown keys away, a topic of
+  which nothing is known is not taken for a quiet one: its clients get ``HistoryLost``. Topics that
+  nobody uses expire by themselves.
+- *One server.* A script touches the keys of all topics of an event and of the ids, which Redis
+  Cluster does not allow across slots: it is not supported. Sentinel is, where ``LOCATION`` is
+  an address that follows the master (a proxy or a DNS name): a connection to a server that
+  became a replica is dropped at its first refusal, and the name looked up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from redis.exceptions import RedisError
+
+from django_sse.brokers import options as read
+from django_sse.brokers.base import PASSING, Broker, EventId, Message
+from django_sse.exceptions import BrokerError, PublishFailed
+
+from .connections import AWAY, Attempt, Connections, Connector, eviction_text, in_words, pauses
+from .history import History, Known
+from .listener import RedisListener
+from .script import LATEST, PUBLISH, Names, Script, event_id, pack
+
+#: Seconds for which a topic's newest id is remembered after its events have expired. Who comes
+#: back later than that is told that events are lost, even if there were none.
+MEMORY = 30 * 86_400
+
+#: Events held, and milliseconds for which they and their newest id are, in topics of answers.
+_PASSING_LIMITS = (1, 60_000, 60_000)
+
+_FAILURES = (*AWAY, RedisError)
+
+
+class RedisBroker(Broker):
+    """Orders, stores and distributes events through one Redis server.
+
+    ``LOCATION`` is a ``redis://``, ``rediss://`` or ``unix://`` URL. Options: ``HISTORY``, events that
+    are held per topic (1000); ``MAX_AGE``, the seconds for which they are held at most (86400);
+    ``PREFIX`` of all keys and channels (``"sse:"``); ``CLIENT``, a dict of further arguments for
+    redis-py's connections (``ssl_ca_certs``, ``credential_provider``, ``client_name``, …).
+
+    An event is never sent twice: what fails before it was handed over is tried again within the
+    time limit, what fails afterwards raises ``PublishFailed`` with ``may_be_stored=True``.
+    """
+
+    def __init__(self, location: str = "", options: Mapping[str, Any] | None = None) -> None:
+        options = options or {}
+        read.refuse_unknown(options, {"HISTORY", "MAX_AGE", "PREFIX", "CLIENT"})
+        prefix = options.get("PREFIX", "sse:")
+        if not isinstance(prefix, str):
+            raise ImproperlyConfigured(
+                f'DJANGO_SSE["BROKER"]["OPTIONS"]["PREFIX"] must be a str, got {prefix!r}.'
+            )
+        client = options.get("CLIENT", {})
+        if not isinstance(client, Mapping):
+            raise ImproperlyConfigured(
+                f'DJANGO_SSE["BROKER"]["OPTIONS"]["CLIENT"] must be a dict, got {client!r}.'
+            )
+        max_age = int(read.seconds(options, "MAX_AGE", 86_400) * 1000)
+        memory = max_age + MEMORY * 1000
+        self._limits = (read.whole_number(options, "HISTORY", 1000), max_age, memory)
+        self._connector = Connector(location, client)
+        self._connections = Connections(self._connector)
+        self._names = Names(prefix, self._connector.database)
+        self._known = Known()
+        self._history = History(self._own_connections, self._names, self._known, memory)
+
+    def publish(
+        self,
+        topics: Sequence[str],
+        head: bytes,
+        tail: bytes = b"",
+        key: str | None = None,
+        *,
+        timeout: float,
+    ) -> EventId:
+        attempt = Attempt(once=True)
+        keys, args = self._publication(topics, head, tail, key)
+        try:
+            return self._run(PUBLISH, keys, args, attempt, timeout)
+        except _FAILURES as error:
+            raise self._publish_failed(error, attempt) from error
+
+    async def apublish(
+        self,
+        topics: Sequence[str],
+        head: bytes,
+        tail: bytes = b"",
+        key: str | None = None,
+        *,
+        timeout: float,
+    ) -> EventId:
+        attempt = Attempt(once=True)
+        keys, args = self._publication(topics, head, tail, key)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._arun(PUBLISH, keys, args, attempt)
+        except _FAILURES as error:
+            raise self._publish_failed(error, attempt) from error
+
+    def latest_id(self, *, timeout: float) -> EventId:
+        attempt = Attempt()
+        try:
+            return self._run(LATEST, [self._names.ids], [str(self._known.id)], attempt, timeout)
+        except _FAILURES as error:
+            raise self._latest_failed(error, attempt) from error
+
+    async def alatest_id(self, *, timeout: float) -> EventId:
+        attempt = Attempt()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._arun(LATEST, [self._names.ids], [str(self._known.id)], attempt)
+        except _FAILURES as error:
+            raise self._latest_failed(error, attempt) from error
+
+    def listen(
+        self,
+        deliver: Callable[[Message], None],
+        lost: Callable[[Collection[str]], None],
+    ) -> RedisListener:
+        return RedisListener(
+            self._connector,
+            self._own_connections,
+            self._names,
+            self._history,
+            self._known,
+            deliver,
+            lost,
+        )
+
+    def close(self) -> None:
+        self._own_connections().close()
+
+    def _own_connections(self) -> Connections:
+        """Return this process' connections; a forked child begins without any."""
+        if self._connections.pid != os.getpid():
+            inherited = self._connections  # pragma: no cover - only a forked child comes here
+            self._connections = Connections(  # pragma: no cover
+                self._connector, inherited=inherited
+            )
+        return self._connections
+
+    def _publication(
+        self, topics: Sequence[str], head: bytes, tail: bytes, key: str | None
+    ) -> tuple[list[str], list[Any]]:
+        topics = list(dict.fromkeys(topics))
+        channels = [self._names.channel(topic) for topic in topics]
+        event = pack(topics, head, tail, key)
+        passing = all(topic.startswith(PASSING) for topic in topics)
+        limits = _PASSING_LIMITS if passing else self._limits
+        return self._names.keys(topics), [str(self._known.id), event, *limits, *channels]
+
+    def _run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        attempt: Attempt,
+        timeout: float,
+    ) -> EventId:
+        """Run a script that returns an id, until it succeeds or ``timeout`` seconds have passed."""
+        deadline = time.monotonic() + timeout
+        waits = pauses()
+        while True:
+            try:
+                reply = self._own_connections().run(script, keys, args, attempt, deadline)
+            except AWAY as error:
+                attempt.cause = error
+                pause = next(waits)
+                if not attempt.may_go_on(error) or time.monotonic() + pause > deadline:
+                    raise
+            else:
+                return self._noted(reply)
+            time.sleep(pause)
+
+    async def _arun(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], attempt: Attempt
+    ) -> EventId:
+        """Do the same as ``_run()`` on an event loop; the caller sets the time limit."""
+        connections = self._own_connections().for_running_loop()
+        waits = pauses()
+        while True:
+            try:
+                return self._noted(await connections.run(script, keys, args, attempt))
+            except AWAY as error:
+                attempt.cause = error
+                if not attempt.may_go_on(error):
+                    raise
+            await asyncio.sleep(next(waits))
+
+    def _noted(self, reply: bytes) -> EventId:
+        given = event_id(reply)
+        self._known.note(given)
+        return given
+
+    def problems(self, *, timeout: float) -> list[str]:
+        try:
+            policy = self._own_connections().policy(time.monotonic() + timeout)
+        except _FAILURES as error:
+            raise BrokerError(f"{self} cannot be asked: {in_words(error)}") from error
+        return [] if policy is None else [eviction_text(self._connector.address, policy)]
+
+    def __str__(self) -> str:
+        return f"Redis at {self._connector.address}"
+
+    def _publish_failed(self, error: Exception, attempt: Attempt) -> PublishFailed:
+        state = "it is not known whether it is stored" if attempt.sent else "it is not stored"
+        said = "refused the event" if attempt.refused else "did not confirm the event in time"
+        return PublishFailed(
+            f"{self} {said}, {state}: {attempt.in_words(error)}", may_be_stored=attempt.sent
+        )
+
+    def _latest_failed(self, error: Exception, attempt: Attempt) -> BrokerError:
+        return BrokerError(f"{self} did not tell the newest id: {attempt.in_words(error)}")

@@ -1,0 +1,455 @@
+"""How scripts reach Redis: connections for threads and for event loops, reused, never shared by a fork.
+
+redis-py's connections are used without its clients and pools. Those send a command again after a
+failure, and cannot say whether it was sent at all; ``publish()`` has to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import redis.asyncio
+from django.core.exceptions import ImproperlyConfigured
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .script import Script
+
+#: Commands of one event loop that may be under way at once; each has its own connection.
+CONNECTIONS_PER_LOOP = 8
+# Seconds of the last try of what is too late already: 0 would mean not to wait at all.
+_SHORTEST = 0.001
+#: Connections of threads that are kept for later.
+IDLE_CONNECTIONS = 32
+
+#: Redis is away, starting, or failing over: what fails with these may be tried again.
+AWAY = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    OSError,  # TimeoutError too
+    MasterDownError,
+    ReadOnlyError,
+)
+# Redis answered, and did nothing. (The first write of a script meets these, or none does.)
+_REFUSED = (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
+
+# What the code relies on: raw bytes, replies and published messages alike on RESP2, and no time
+# limits, retries or health checks but its own.
+_FIXED: dict[str, Any] = {
+    "protocol": 2,
+    "decode_responses": False,
+    "encoding": "utf-8",
+    "health_check_interval": 0,
+    "retry": None,
+    "retry_on_error": [],
+    "retry_on_timeout": False,
+    "socket_timeout": None,
+    "socket_connect_timeout": None,
+}
+
+
+class ThreadConnection(Protocol):
+    """What is used of ``redis.Connection``, which is typed in part only."""
+
+    #: When everything has to be over, in the time of ``time.monotonic()``.
+    deadline: float
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def send_command(self, *command: Any) -> None: ...
+    def can_read(self, timeout: float) -> bool: ...
+    def read_response(self) -> Any: ...
+
+
+class LoopConnection(Protocol):
+    """What is used of ``redis.asyncio.Connection``."""
+
+    @property
+    def is_connected(self) -> bool: ...
+    def connect(self) -> Coroutine[Any, Any, None]: ...
+    async def disconnect(self, nowait: bool = False) -> None: ...
+    async def send_command(self, *command: Any) -> None: ...
+    async def read_response(self) -> Any: ...
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What became of a command so far, which may be sent ``once`` only.
+
+    ``sent`` is True once it may have reached Redis, and Redis did not refuse it; ``refused`` says
+    that Redis answered, and did nothing. ``cause`` is why the last try has failed.
+    """
+
+    once: bool = False
+    sent: bool = False
+    refused: bool = False
+    cause: Exception | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def may_go_on(self, error: Exception) -> bool:
+        """Return whether to try again is of use, and does nothing twice."""
+        # A wrong password stays wrong; a script that may have run would store the event twice.
+        return not isinstance(error, AuthenticationError) and not (self.once and self.sent)
+
+    def take_note(self, error: BaseException) -> None:
+        """Take note of what a command has failed with."""
+        self.refused = _is_refusal(error)
+        if self.refused:
+            self.sent = False
+
+    def in_words(self, error: Exception) -> str:
+        """Return why it has failed in the end, after how long, and what to do where that is known."""
+        # A time limit that runs out says nothing of what it has cut off.
+        cause = self.cause if self.cause is not None and not str(error) else error
+        text = f"{in_words(cause)} (tried for {time.monotonic() - self.began:.1f} s)"
+        if "CROSSSLOT" in str(error) or "same slot" in str(error):
+            text += (
+                ". This is a Redis Cluster, which is not supported: use one server, or Sentinel "
+                "with an address that follows the master."
+            )
+        return text
+
+
+# With these, a script ends at its first write.
+_REFUSED_TO_WRITE = ("MISCONF", "NOREPLICAS")
+
+
+def _is_refusal(error: BaseException) -> bool:
+    if isinstance(error, _REFUSED):
+        return True
+    if not isinstance(error, ResponseError):
+        return False
+    # An error from within a script says so, and may come after a write.
+    return str(error).startswith(_REFUSED_TO_WRITE) or "script" not in str(error)
+
+
+def pauses() -> Iterator[float]:
+    """Yield ever longer times to wait between attempts: 25 ms at first, two seconds at most.
+
+    They are random, so that a server that comes back is not met by all processes at once.
+    """
+    limit = 0.05
+    while True:
+        yield random.uniform(limit / 2, limit)  # noqa: S311 - no secret
+        limit = min(limit * 2, 2.0)
+
+
+class _Timed:
+    """Bounds all steps of a connection for threads together, where redis-py bounds each of them.
+
+    Connecting takes several: a password, a database's number, what the client is called.
+    """
+
+    deadline = 0.0
+
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> Any:
+        self._limit()
+        return super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        self._limit()
+        return super().read_response(*args, **kwargs)  # type: ignore[misc]
+
+    def _limit(self) -> None:
+        socket = getattr(self, "_sock", None)
+        if socket is not None:
+            socket.settimeout(max(self.deadline - time.monotonic(), _SHORTEST))
+
+
+class Connector:
+    """Makes connections of both kinds to the server that ``LOCATION`` names."""
+
+    def __init__(self, location: str, options: Mapping[str, Any]) -> None:
+        """Raise ``ImproperlyConfigured`` where redis-py does not understand these."""
+        try:
+            # They are not used as pools, but know what a URL means, and which class it needs.
+            kwargs = {**options, **_FIXED}
+            self._threads: Any = redis.ConnectionPool.from_url(location, **kwargs)
+            self._loops: Any = redis.asyncio.ConnectionPool.from_url(location, **kwargs)
+            self._timed = type("Timed", (_Timed, self._threads.connection_class), {})
+            self.make_for_thread(time.monotonic())
+        except (ValueError, TypeError) as error:
+            raise ImproperlyConfigured(
+                'DJANGO_SSE["BROKER"]["LOCATION"] must be a redis://, rediss:// or unix:// URL, '
+                f'and OPTIONS["CLIENT"] what redis-py\'s connections accept. It says: {error}'
+            ) from error
+        kwargs = self._threads.connection_kwargs
+        for name, value in _FIXED.items():
+            # The query of a URL goes before arguments.
+            if name in options or kwargs.get(name) != value:
+                raise ImproperlyConfigured(
+                    f'DJANGO_SSE["BROKER"] must not set {name!r} for redis-py, neither in LOCATION '
+                    'nor in OPTIONS["CLIENT"]: RedisBroker does.'
+                )
+        path = urlsplit(location).path.strip("/")
+        if path and not path.isdecimal() and not location.startswith("unix:"):
+            # redis-py takes the database 0 then, without a word.
+            raise ImproperlyConfigured(
+                'DJANGO_SSE["BROKER"]["LOCATION"] ends with the number of a database, as in '
+                f"redis://127.0.0.1:6379/0, got {path!r}."
+            )
+        self.database = int(kwargs.get("db") or 0)
+        #: Whether the server was asked by which policy it evicts keys.
+        self.looked_at = False
+        #: Where the server is, without a password.
+        self.address = kwargs.get("path") or "{}:{}/{}".format(
+            kwargs.get("host", "localhost"), kwargs.get("port", 6379), self.database
+        )
+
+    def make_for_thread(self, deadline: float) -> ThreadConnection:
+        """Return an unconnected connection, whose steps are over by its ``deadline`` together."""
+        timeout = max(deadline - time.monotonic(), _SHORTEST)
+        limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        kwargs = self._threads.connection_kwargs | limits
+        connection: ThreadConnection = self._timed(**kwargs)
+        connection.deadline = deadline
+        return connection
+
+    def make_for_loop(self) -> LoopConnection:
+        """Return an unconnected connection for the running event loop, without any time limit."""
+        connection: LoopConnection = self._loops.connection_class(**self._loops.connection_kwargs)
+        return connection
+
+
+class Connections:
+    """All connections of this process on which scripts are run."""
+
+    def __init__(self, connector: Connector, inherited: Connections | None = None) -> None:
+        self.pid = os.getpid()
+        # What the parent process had open is kept, untouched, so that nothing closes it here.
+        self._inherited = inherited
+        self._connector = connector
+        self._lock = threading.Lock()
+        self._idle: list[ThreadConnection] = []
+        self._loops: dict[asyncio.AbstractEventLoop, LoopConnections] = {}
+
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        attempt: Attempt,
+        deadline: float,
+    ) -> Any:
+        """Run a script once, from any thread, until ``deadline`` (``time.monotonic()``) at most."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        if connection is not None and _is_stale(connection):
+            connection.disconnect()
+            connection = None
+        if connection is None:
+            connection = self._connector.make_for_thread(deadline)
+        try:
+            connection.deadline = deadline
+            connection.connect()
+            attempt.sent = True
+            try:
+                reply = _call(connection, script.by_name(keys, args), deadline)
+            except NoScriptError:
+                reply = _call(connection, script.in_full(keys, args), deadline)
+        except BaseException as error:
+            attempt.take_note(error)
+            # Also where it is sound: behind a name, another server may be the right one by now.
+            connection.disconnect()
+            self._drop_idle()
+            raise
+        with self._lock:
+            if len(self._idle) < IDLE_CONNECTIONS:
+                self._idle.append(connection)
+                return reply
+        connection.disconnect()
+        return reply
+
+    def policy(self, deadline: float) -> str | None:
+        """Return the policy by which Redis evicts keys; ``None`` for none, or where it may not be asked."""
+        connection = self._connector.make_for_thread(deadline)
+        try:
+            connection.connect()
+            return evicting_policy(_call(connection, ("INFO", "memory"), deadline))
+        except ResponseError:
+            return None
+        finally:
+            connection.disconnect()
+
+    def for_running_loop(self) -> LoopConnections:
+        """Return the connections of the event loop that runs in this thread."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            mine = self._loops.get(loop)
+            if mine is None:
+                for other in [other for other in self._loops if other.is_closed()]:
+                    del self._loops[other]
+                mine = self._loops[loop] = LoopConnections(self._connector)
+        return mine
+
+    def close(self) -> None:
+        """Close what is idle; safe from any thread. What is in use is closed after its use."""
+        with self._lock:
+            loops, self._loops = self._loops, {}
+        self._drop_idle()
+        for loop, connections in loops.items():
+            # It is raised where the loop is closed, and took its connections along.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(connections.start_to_close)
+
+    def _drop_idle(self) -> None:
+        # Where one connection has failed, those from before are not worth finding out one by one.
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.disconnect()
+
+
+class LoopConnections:
+    """The connections of one event loop; closed with it.
+
+    ``asyncio.run()`` and whatever else ends loops properly (also ``async_to_sync``, with a loop
+    for each call) closes asynchronous generators that are still open. One is held here for that.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._idle: list[LoopConnection] = []
+        self._slots = asyncio.Semaphore(CONNECTIONS_PER_LOOP)
+        self._end_of_loop: AsyncGenerator[None, None] | None = None
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], attempt: Attempt
+    ) -> Any:
+        """Run a script once. The caller sets the time limit, by cancellation."""
+        if self._end_of_loop is None:
+            self._end_of_loop = self._close_at_end_of_loop()
+            await anext(self._end_of_loop)
+        async with self._slots:
+            connection = self._idle.pop() if self._idle else self._connector.make_for_loop()
+            try:
+                if connection.is_connected and await _is_stale_async(connection):
+                    await connection.disconnect(nowait=True)
+                if not connection.is_connected:
+                    # Not in the context of who comes first, which the connection outlives.
+                    connecting = connection.connect()
+                    await asyncio.get_running_loop().create_task(connecting, context=Context())
+                attempt.sent = True
+                try:
+                    reply = await _call_async(connection, script.by_name(keys, args))
+                except NoScriptError:
+                    reply = await _call_async(connection, script.in_full(keys, args))
+            except BaseException as error:
+                attempt.take_note(error)
+                await connection.disconnect(nowait=True)
+                if isinstance(error, AWAY):
+                    # Where one has failed, the others are not worth finding out one by one.
+                    await self.close_idle()
+                raise
+            if self._closed:
+                await connection.disconnect(nowait=True)
+            else:
+                self._idle.append(connection)
+            return reply
+
+    async def close_idle(self) -> None:
+        """Close the connections that are not in use. More can be opened afterwards."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            # Nothing waits to be sent, so nothing is cut off, and a dead peer is not waited for.
+            await connection.disconnect(nowait=True)
+
+    def start_to_close(self) -> None:
+        """Close everything, now or after its use. Called on the event loop."""
+        self._closed = True
+        self._closing = asyncio.ensure_future(self.close_idle())
+
+    async def _close_at_end_of_loop(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._closed = True
+            await self.close_idle()
+
+
+def evicting_policy(memory: bytes) -> str | None:
+    """Return the policy by which Redis evicts keys, of what ``INFO memory`` says; ``None`` for none."""
+    fields = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
+    policy = fields.get("maxmemory_policy", "noeviction")
+    # The keys of events expire, so the policies for volatile keys evict them as well.
+    return None if policy == "noeviction" or fields.get("maxmemory") == "0" else policy
+
+
+def eviction_text(address: str, policy: str) -> str:
+    """Return what an evicting Redis means, and what to do."""
+    return (
+        f"Redis at {address} throws keys away when its memory is full (maxmemory-policy {policy}): "
+        "clients lose events, and are told by a reset at best. Set maxmemory-policy noeviction, or "
+        "use another Redis for events than for the cache."
+    )
+
+
+def in_words(error: Exception) -> str:
+    """Return what an error says; redis-py's ``repr()`` tells its category alone."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _call(connection: ThreadConnection, command: Sequence[Any], deadline: float) -> Any:
+    connection.send_command(*command)
+    # read_response() alone would wait for as long as the connection was once made for.
+    if not connection.can_read(timeout=max(deadline - time.monotonic(), 0)):
+        raise RedisTimeoutError("Redis did not answer in time.")
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        raise _refined(error) from None
+
+
+async def _call_async(connection: LoopConnection, command: Sequence[Any]) -> Any:
+    await connection.send_command(*command)
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        raise _refined(error) from None
+
+
+def _refined(error: ResponseError) -> Exception:
+    # Somebody else's script runs for long, and Redis does nothing for anybody meanwhile.
+    return BusyLoadingError(str(error)) if str(error).startswith("BUSY ") else error
+
+
+def _is_stale(connection: ThreadConnection) -> bool:
+    # Redis says nothing unasked: what can be read is the end of the connection. Noticed before
+    # anything is sent, it costs no publisher an error.
+    try:
+        return connection.can_read(timeout=0)
+    except AWAY:
+        return True
+
+
+async def _is_stale_async(connection: LoopConnection) -> bool:
+    # redis-py 8 renamed it.
+    name = "can_read" if hasattr(connection, "can_read") else "can_read_destructive"
+    return bool(await getattr(connection, name)())

@@ -1,0 +1,206 @@
+"""What is kept in Redis, and the scripts that read and write it in one step each.
+
+Under the prefix (``sse:``) there are
+
+- ``ids``, a hash: ``last``, the newest id that was given, and ``birth``, the id below which nothing
+  is known, because the data begins there; ``evictions``, how many keys Redis had evicted when that
+  was last asked, and ``evicted``, the newest id at the time at which they were found to be more;
+- ``events:<topic>``, a stream: the topic's last events under their ids. Each entry names the id
+  of the topic's ``previous`` event, so that the oldest entry tells up to where the topic was trimmed;
+- ``newest:<topic>``, a string: the id of the topic's newest event. It outlives the stream, and
+  says after the stream has expired up to where the topic's events are gone.
+
+Ids carry time in milliseconds, and expiry is set from the id, not from the clock: where the
+clock went back, what an id says and when its data expires still fit together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django_sse.brokers.base import EventId, Message
+
+# Redis' numbers in Lua are doubles: exact up to 2**53, which milliseconds reach in 285,000 years.
+_PRELUDE = """
+local function parse(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function text(ms, seq)
+  return string.format('%.0f-%.0f', ms, seq)
+end
+
+-- Returns how many keys Redis has evicted; '0' where the user may not ask.
+local function evictions()
+  local stats = redis.pcall('INFO', 'stats')
+  if type(stats) ~= 'string' then return '0' end
+  return string.match(stats, 'evicted_keys:(%d+)') or '0'
+end
+
+-- Returns the id up to which events of a topic may be gone of which nothing is known: neither its
+-- events nor its newest id. '0-0' where Redis has evicted nothing: such a topic was quiet.
+-- The number begins anew with the process of Redis.
+local function evicted(key, newest)
+  local count = evictions()
+  local seen = redis.call('HMGET', key, 'evictions', 'evicted')
+  if (seen[1] or '0') ~= count then
+    redis.call('HSET', key, 'evictions', count)
+    if count ~= '0' then
+      redis.call('HSET', key, 'evicted', newest)
+      return newest
+    end
+  end
+  return seen[2] or '0-0'
+end
+
+-- Returns the time, the newest id that was given, and the birth of the data.
+-- Where Redis is empty, or came back with less than the caller already saw (a failover, a power
+-- cut), a new age begins: above every id ever given (hence + 1), so that old ids are known as such.
+local function state(key, known)
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local known_ms, known_seq = parse(known)
+  local ids = redis.call('HMGET', key, 'birth', 'last')
+  if ids[1] and ids[2] then
+    local ms, seq = parse(ids[2])
+    if ms > known_ms or (ms == known_ms and seq >= known_seq) then
+      return now, ms, seq, ids[1]
+    end
+  end
+  local ms = math.max(now, known_ms) + 1
+  local birth = text(ms, 0)
+  redis.call('HSET', key, 'birth', birth, 'last', birth, 'evictions', evictions())
+  return now, ms, 0, birth
+end
+"""
+
+
+class Script:
+    """A Lua script, with the commands that run it."""
+
+    def __init__(self, body: str) -> None:
+        self.text = _PRELUDE + body
+        # Redis names scripts by their SHA-1; nothing is secured by it.
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def by_name(self, keys: Sequence[str], args: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the command that runs it where Redis knows it already."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+    def in_full(self, keys: Sequence[str], args: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the command that runs it and makes it known."""
+        return ("EVAL", self.text, len(keys), *keys, *args)
+
+
+#: Gives an id, stores, trims, and distributes; returns the id.
+#: KEYS: ids, then stream and newest of each topic.
+#: ARGV: known id, event, history, milliseconds for streams and for newest ids, then the channels.
+PUBLISH = Script("""
+local now, ms, seq = state(KEYS[1], ARGV[1])
+local before_ms, before_seq = ms, seq
+if now > ms then ms, seq = now, 0 else seq = seq + 1 end
+local id = text(ms, seq)
+local event, history, age, memory = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+redis.call('HSET', KEYS[1], 'last', id)
+for i = 2, #KEYS, 2 do
+  local stream, newest = KEYS[i], KEYS[i + 1]
+  local previous = redis.call('GET', newest) or evicted(KEYS[1], text(before_ms, before_seq))
+  redis.call('XADD', stream, 'MAXLEN', '=', history, id, 'previous', previous, 'event', event)
+  redis.call('XTRIM', stream, 'MINID', '=', text(math.max(ms - age, 0), 0))
+  redis.call('PEXPIREAT', stream, string.format('%.0f', ms + age))
+  redis.call('SET', newest, id, 'PXAT', string.format('%.0f', ms + memory))
+end
+for i = 6, #ARGV do
+  redis.call('PUBLISH', ARGV[i], id .. '\\n' .. event)
+end
+return id
+""")
+
+#: Returns the newest id. One that is a day old is replaced, so that no page gets a cursor which
+#: is about to fall out of what is remembered.
+#: KEYS: ids. ARGV: known id.
+LATEST = Script("""
+local now, ms, seq = state(KEYS[1], ARGV[1])
+if now - ms > 86400000 then
+  ms, seq = now, 0
+  redis.call('HSET', KEYS[1], 'last', text(ms, seq))
+end
+return text(ms, seq)
+""")
+
+#: Returns the time, the newest id, the birth, and of each topic up to where it is trimmed, its
+#: newest id ('0-0' where it is forgotten) and a page of its entries.
+#: KEYS: ids, then stream and newest of each topic.
+#: ARGV: known id, highest id wanted or '' for all, entries per page, then the id after which to
+#: start in each topic.
+READ = Script("""
+local now, ms, seq, birth = state(KEYS[1], ARGV[1])
+local last = text(ms, seq)
+local upto = ARGV[2] ~= '' and ARGV[2] or last
+local topics, gone = {}, nil
+for i = 2, #KEYS, 2 do
+  local oldest = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
+  local newest = redis.call('GET', KEYS[i + 1])
+  if not oldest and not newest then
+    gone = gone or evicted(KEYS[1], last)
+  end
+  local trimmed = oldest and oldest[2][2] or newest or gone
+  newest = newest or '0-0'
+  local page = redis.call('XRANGE', KEYS[i], '(' .. ARGV[3 + i / 2], upto, 'COUNT', ARGV[3])
+  topics[#topics + 1] = {trimmed, newest, page}
+end
+return {string.format('%.0f', now), last, birth, topics}
+""")
+
+
+#: Begins a new age: what was given so far is not known to be all. Returns its first id.
+#: KEYS: ids. ARGV: known id.
+NEW_AGE = Script("""
+local now, ms, seq = state(KEYS[1], ARGV[1])
+local birth = text(math.max(now, ms) + 1, 0)
+redis.call('HSET', KEYS[1], 'birth', birth, 'last', birth)
+return birth
+""")
+
+
+class Names:
+    """The names of keys and channels under one prefix."""
+
+    def __init__(self, prefix: str, database: int) -> None:
+        self._prefix = prefix
+        # PUBLISH reaches the subscribers of every database of a server, so the name tells them apart.
+        self._channels = f"{prefix}{database}:"
+        self.ids = f"{prefix}ids"
+
+    def keys(self, topics: Sequence[str]) -> list[str]:
+        """Return the keys that the scripts want for these topics."""
+        keys = [self.ids]
+        for topic in topics:
+            keys += (f"{self._prefix}events:{topic}", f"{self._prefix}newest:{topic}")
+        return keys
+
+    def channel(self, topic: str) -> str:
+        """Return the name of the channel on which the topic's messages are distributed."""
+        return self._channels + topic
+
+
+def pack(topics: Sequence[str], head: bytes, tail: bytes, key: str | None) -> bytes:
+    """Return an event as it is stored and distributed, without its id."""
+    return b"%b\n%b%b" % (json.dumps([topics, key, len(head)]).encode(), head, tail)
+
+
+def unpack(id: EventId, event: bytes) -> Message:
+    """Return the message that ``pack()`` took apart."""
+    fields, _, body = event.partition(b"\n")
+    topics, key, length = json.loads(fields)
+    return Message(id, tuple(topics), body[:length], body[length:], key)
+
+
+def event_id(text: bytes) -> EventId:
+    """Return an id that Redis gave."""
+    milliseconds, _, sequence = text.partition(b"-")
+    return EventId(int(milliseconds), int(sequence))

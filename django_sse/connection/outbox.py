@@ -1,0 +1,285 @@
+"""What waits to be written to one connection, and the only one who writes there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from django_sse.servers.direct import Shortcut, shortcut_for
+from django_sse.servers.flow_control import (
+    Rest,
+    Send,
+    abort,
+    can_be_stepped,
+    producer_for,
+    step,
+    unsent,
+)
+
+#: Bytes that may wait before ``send()`` waits too.
+HIGH_WATER = 64 * 1024
+
+
+class Outbox:
+    """Joins what is put into it within one turn of the event loop and writes it in one piece.
+
+    Whole events go in, and one write is under way at a time, so events never interleave. A write
+    that the connection does not take at once goes on in a task; what is put meanwhile waits. All
+    methods belong to the event loop of the connection; only coroutines wait.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_flying",
+        "_loop",
+        "_pending",
+        "_producer",
+        "_scheduled",
+        "_scope",
+        "_send",
+        "_shortcut",
+        "_steppable",
+        "_task",
+        "_waiters",
+        "_wire",
+        "gone",
+        "on_failed",
+        "on_ready",
+        "paused",
+        "size",
+        "written",
+    )
+
+    def __init__(
+        self,
+        send: Send,
+        loop: asyncio.AbstractEventLoop,
+        scope: Mapping[str, Any] = MappingProxyType({}),
+        wire: Send | None = None,
+    ) -> None:
+        """Take ``wire``: the server's own ``send``, where what is sent takes another way to it."""
+        self._send = send
+        self._wire = send if wire is None else wire
+        self._scope = scope
+        self._loop = loop
+        self._steppable = can_be_stepped(send)
+        self._shortcut: Shortcut | None = None
+        self._pending: list[bytes] = []
+        self._flying = 0
+        self._scheduled = False
+        self._ended = False
+        self._task: asyncio.Task[None] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+        #: Bytes that were put and are not yet taken by the server, the write under way included.
+        self.size = 0
+        #: Bytes that the server took so far.
+        self.written = 0
+        #: Whether the server said that the connection is full (Daphne; others make a write wait).
+        self.paused = False
+        #: Whether the client is gone; whatever is put is dropped then, as after ``finish()``.
+        self.gone = False
+        #: Called when a connection that was blocked takes more, and nothing waits here.
+        self.on_ready: Callable[[], None] | None = None
+        #: Called with what the server, or a middleware around it, raised; nothing is sent then.
+        self.on_failed: Callable[[BaseException], None] | None = None
+        self._producer = producer_for(self._wire, self)
+
+    def put(self, data: bytes) -> None:
+        """Add whole events; they leave by the end of this turn of the event loop. Never waits."""
+        if self.gone or self._ended:
+            return
+        self._pending.append(data)
+        self.size += len(data)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._on_turn)
+
+    def write(self, message: dict[str, Any], size: int, chunk: bytes | None = None) -> bool:
+        """Send a body message of whole events, ``size`` bytes, behind what waits, at once.
+
+        The message may be shared by many connections, and so may ``chunk``, the same framed for
+        HTTP/1.1. Returns False, and takes nothing, when the connection is blocked.
+        """
+        if self._task is not None or self.paused:
+            return False
+        if self._pending:
+            self.put(message["body"])
+            self.flush()
+        elif not (self.gone or self._ended):
+            if chunk is not None:
+                if self._shortcut is None:
+                    self._shortcut = shortcut_for(self._send)
+                try:
+                    if self._shortcut(chunk, size):
+                        self.written += size
+                        return True
+                except Exception as error:
+                    self._fail(error)
+                    return True
+            self.size += size
+            self._flying = size
+            self._step(message)
+        return True
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the connection takes nothing at the moment."""
+        return self.paused or self._task is not None
+
+    def flush(self) -> None:
+        """Write what waits, now, unless a write is under way or the connection is full."""
+        while self._pending and self._task is None and not self.paused:
+            self._write(self._take(), more_body=True)
+
+    async def drain(self) -> None:
+        """Wait until less than ``HIGH_WATER`` bytes wait, or the client is gone; lets others run."""
+        self.flush()
+        if self.size < HIGH_WATER or self.gone:
+            # Nothing blocked; but a stream that never waits would keep everything else waiting.
+            await asyncio.sleep(0)
+        while self.size >= HIGH_WATER and not self.gone:
+            await self._progress()
+
+    async def finish(self) -> None:
+        """Write what waits, then end the response. Returns also when the client leaves meanwhile."""
+        while (self._task is not None or self.paused) and not self.gone:
+            await self._progress()
+        if self.gone or self._ended:
+            return
+        self._ended = True
+        self._release()
+        self._write(self._take(), more_body=False)
+        while self._task is not None and not self.gone:
+            await self._progress()
+
+    def bytes_taken(self) -> int | None:
+        """Return how many bytes the client took so far; ``None`` when none is on its way.
+
+        Where the server doesn't tell, what it took itself stands for what the client took.
+        """
+        left = unsent(self._wire, self._scope)
+        if not left and not self.blocked:
+            return None
+        return self.written - (left or 0)
+
+    def abort(self) -> None:
+        """Drop what waits, and close the connection without waiting for the client."""
+        if not self.gone:
+            self.abandon()
+            abort(self._wire, self._scope)
+
+    def abandon(self) -> None:
+        """Drop what waits: the client is gone. Whoever waits in ``drain()`` goes on."""
+        if self.gone:
+            return
+        self.gone = True
+        self._pending.clear()
+        self.size = self._flying
+        self._release()
+        if self._task is not None:
+            self._task.cancel()
+        self._tell()
+
+    async def aclose(self) -> None:
+        """Abandon, and wait for the end of the write that was under way."""
+        self.abandon()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    # The transport's word, through flow_control.
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        self._go_on()
+
+    # One write.
+
+    def _on_turn(self) -> None:
+        self._scheduled = False
+        self.flush()
+
+    def _take(self) -> bytes:
+        pending = self._pending
+        body = pending[0] if len(pending) == 1 else b"".join(pending)
+        pending.clear()
+        self._flying = len(body)
+        return body
+
+    def _write(self, body: bytes, *, more_body: bool) -> None:
+        self._step(body_message(body, more_body=more_body))
+
+    def _step(self, message: dict[str, Any]) -> None:
+        try:
+            sending: Any = self._send(message)
+            waiting_for = step(sending) if self._steppable else None
+        except Exception as error:
+            # Of this connection alone: others wait for the same bytes.
+            self._fail(error)
+            return
+        if self._steppable:
+            if waiting_for is None:
+                self._landed()
+                return
+            sending = Rest(sending, waiting_for)
+        if not asyncio.iscoroutine(sending):
+            sending = _await(sending)
+        # Not wrapped where it is a coroutine: it would never be awaited, which Python warns of,
+        # when the task is cancelled before its first step. The reference is kept: a task that
+        # nobody holds may be collected while it runs.
+        self._task = self._loop.create_task(sending)
+        self._task.add_done_callback(self._on_written)
+
+    def _on_written(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+        self._landed()
+        self._go_on()
+
+    def _fail(self, error: BaseException) -> None:
+        self.abandon()
+        if self.on_failed is not None:
+            self.on_failed(error)
+
+    def _go_on(self) -> None:
+        self.flush()
+        if self.on_ready is not None and not self.blocked:
+            self.on_ready()
+        self._tell()
+
+    def _landed(self) -> None:
+        self.size -= self._flying
+        self.written += self._flying
+        self._flying = 0
+
+    async def _progress(self) -> None:
+        waiter = self._loop.create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
+
+    def _tell(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _release(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.release()
+
+
+def body_message(body: bytes, *, more_body: bool = True) -> dict[str, Any]:
+    """Return the ASGI message of a piece of a response's body."""
+    return {"type": "http.response.body", "body": body, "more_body": more_body}
+
+
+async def _await(sending: Any) -> None:
+    await sending

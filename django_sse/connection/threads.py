@@ -1,0 +1,218 @@
+"""The bounded pool of threads in which the synchronous work of all streams runs.
+
+A stream that outlives its request has no thread of its own any more, and asgiref would send what
+is synchronous in all of them through one single thread of the process. Here each stream belongs
+to one *lane*, a thread that is started when there is work and ends when there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from django.core.signals import setting_changed
+from django.db import close_old_connections, connections
+
+from django_sse.conf import conf
+
+logger = logging.getLogger("django_sse")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Seconds without work after which a lane closes its database connections. A burst of queries
+#: keeps them: to connect to PostgreSQL takes milliseconds.
+RELEASE_SECONDS = 0.1
+#: Seconds without work after which a lane ends its thread.
+IDLE_SECONDS = 1.0
+
+
+class Lane(Executor):
+    """One thread, run on demand, with the database connections that belong to it.
+
+    Work is done one call at a time, in the order in which it came. A connection of a pool goes back
+    to it after each call, whatever ``CONN_MAX_AGE`` says. Other connections are treated as at the
+    end of a request after ``RELEASE_SECONDS`` without work: those past ``CONN_MAX_AGE`` are closed.
+    After ``IDLE_SECONDS`` the thread ends, unless one is left open. No connection is closed in a
+    transaction, nor while a query is being iterated in pieces (``aiterator()``), however long the
+    stream waits between two of them.
+    """
+
+    def __init__(self) -> None:
+        self.streams = 0
+        self._work: deque[tuple[Future[Any], functools.partial[Any]]] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._iterating: weakref.WeakSet[Any] = weakref.WeakSet()
+        # What asgiref looks up to find the thread for thread-sensitive work. One for all streams
+        # of the lane; it is never entered, so that it costs a stream nothing.
+        self._sensitive = ThreadSensitiveContext()
+        SyncToAsync.context_to_thread_executor[self._sensitive] = self
+
+    def adopt(self, context: contextvars.Context) -> None:
+        """Let ``sync_to_async`` in ``context`` use this lane."""
+        context.run(SyncToAsync.thread_sensitive_context.set, self._sensitive)
+
+    @property
+    def running(self) -> bool:
+        """Whether the lane has its thread at the moment."""
+        return self._thread is not None
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run ``fn(*args, **kwargs)`` in the lane's thread; starts it where it does not run."""
+        future: Future[T] = Future()
+        call = functools.partial(fn, *args, **kwargs)
+        with self._wake:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="django_sse", daemon=True)
+                # Raises where the system has no more threads: the next call tries again.
+                thread.start()
+                self._thread = thread
+            self._work.append((future, call))
+            self._wake.notify()
+        return future
+
+    def _run(self) -> None:
+        patience: float | None = RELEASE_SECONDS
+        idle_since = time.monotonic()
+        while True:
+            with self._wake:
+                worked = self._wake.wait_for(lambda: self._work, patience)
+            if not worked:
+                patience = self._release()
+                if patience == 0:
+                    patience = max(idle_since + IDLE_SECONDS - time.monotonic(), 0)
+                if patience != 0:
+                    continue
+                with self._wake:
+                    if not self._work:
+                        self._thread = None
+                        return
+            patience = RELEASE_SECONDS
+            # In a frame of its own: nothing of the call may live on in a thread that waits.
+            self._do(*self._work.popleft())
+            idle_since = time.monotonic()
+
+    def _do(self, future: Future[Any], call: functools.partial[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            self._remember_iterators(call)
+            result = call()
+        except BaseException as error:
+            future.set_exception(error)
+            _close_what_is_due(after_error=True)
+        else:
+            future.set_result(result)
+        if not self._iterating:
+            _give_back()
+
+    def _release(self) -> float | None:
+        """Close what is due; return for how many seconds to wait for work, ``0`` to end."""
+        if self._iterating:
+            return IDLE_SECONDS
+        _close_what_is_due()
+        opened = [c for c in connections.all(initialized_only=True) if c.connection is not None]
+        if not opened:
+            return 0
+        ends = [c.close_at for c in opened if c.close_at is not None]
+        return max(min(ends) - time.monotonic(), IDLE_SECONDS) if ends else None
+
+    def _remember_iterators(self, call: functools.partial[Any]) -> None:
+        # Django's asynchronous iteration hands the same generator to one call after another.
+        # To close the connection below it between two of them would break the query.
+        for argument in call.args:
+            if isinstance(argument, functools.partial):
+                self._iterating.update(a for a in argument.args if inspect.isgenerator(a))
+
+
+def is_pooled(settings: Mapping[str, Any]) -> bool:
+    """Return whether a database's connections are shared in a pool: Django's own, or a back end's."""
+    return bool(settings.get("OPTIONS", {}).get("pool")) or "pool" in settings.get("ENGINE", "")
+
+
+def _give_back() -> None:
+    """Let pools have the thread's connections back; what fails is logged."""
+    for connection in connections.all(initialized_only=True):
+        if (
+            connection.connection is not None
+            and is_pooled(connection.settings_dict)
+            and not connection.in_atomic_block
+        ):
+            try:
+                connection.close()
+            except Exception:
+                logger.warning("A database connection could not be given back.", exc_info=True)
+
+
+def _close_what_is_due(*, after_error: bool = False) -> None:
+    """Treat the thread's connections as at the end of a request; what fails is logged.
+
+    After an error, only where one of them has failed: it is opened anew then.
+    """
+    try:
+        opened = connections.all(initialized_only=True)
+        if not after_error or any(connection.errors_occurred for connection in opened):
+            close_old_connections()
+    except Exception:
+        # A thread that died of it would leave its streams waiting for ever.
+        logger.warning("A database connection could not be closed.", exc_info=True)
+
+
+class Pool:
+    """The lanes of this process: as many as the setting ``THREADS`` says, made when needed."""
+
+    def __init__(self) -> None:
+        self._lanes: list[Lane] = []
+        self._lock = threading.Lock()
+
+    def lease(self) -> Lane:
+        """Return the lane with the fewest streams, for a stream that begins."""
+        with self._lock:
+            while len(self._lanes) < conf.threads:
+                self._lanes.append(Lane())
+            lane = min(self._lanes, key=_streams)
+            lane.streams += 1
+            return lane
+
+    def give_back(self, lane: Lane) -> None:
+        """Take note that a stream has ended."""
+        with self._lock:
+            lane.streams -= 1
+
+    async def settle(self) -> None:
+        """Close the database connections of lanes without streams now; for tests."""
+        idle = [lane for lane in self._lanes if not lane.streams and lane.running]
+        for lane in idle:
+            await asyncio.wrap_future(lane.submit(connections.close_all))
+
+    def reset(self) -> None:
+        """Begin anew with the number of lanes that the settings say; old ones end by themselves."""
+        with self._lock:
+            self._lanes = []
+
+
+def _streams(lane: Lane) -> int:
+    return lane.streams
+
+
+pool = Pool()
+
+
+def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting == "DJANGO_SSE":
+        pool.reset()
+
+
+setting_changed.connect(_on_setting_changed)

@@ -1,0 +1,199 @@
+"""What the attributes and hooks of a view may be, found out as its class is made."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
+
+from django_sse.connection.groups import check_groups
+from django_sse.exceptions import InvalidEvent, InvalidTopic
+from django_sse.topics.backlog import OVERFLOWS
+from django_sse.topics.publishing import check_topics
+from django_sse.topics.rendering import check_renderer
+from django_sse.wire.events import milliseconds
+from django_sse.wire.heartbeat import Heartbeat
+from django_sse.wire.serialization import check_serializer
+
+
+class FromSettings:
+    """The value of an attribute that stands for the setting."""
+
+    def __repr__(self) -> str:
+        return "the value in DJANGO_SSE"
+
+
+#: The value of an attribute for which the setting stands.
+FROM_SETTINGS: Any = FromSettings()
+
+#: The attributes that are checked.
+CHECKED = (
+    "groups",
+    "heartbeat",
+    "max_connections_per_user",
+    "max_duration",
+    "outbox_limit",
+    "overflow",
+    "recheck_period",
+    "renderer_class",
+    "retry",
+    "serializer_classes",
+    "topics",
+)
+
+
+#: What a view defines as an ``async def``.
+HOOKS = ("stream", "snapshot", "connect", "disconnect", "get_groups", "get_topics")
+
+#: What a view has for its own working. A handler of that name, say, would take its place.
+RESERVED = (
+    "abandon",
+    "adopt",
+    "announce",
+    "bytes_taken",
+    "clean_up",
+    "close_reason",
+    "describe",
+    "end",
+    "event_loop",
+    "followed_topics",
+    "has_to_clean_up",
+    "live",
+    "log_extra",
+    "newest_id",
+    "notice_loss",
+    "opened_at",
+    "prepare",
+    "resumed",
+    "revoke",
+    "shut_down",
+    "stall",
+    "stream_id",
+    "subscribed",
+    "tell_failure",
+    "wind_up",
+    "wire",
+)
+
+
+def defines(cls: type, base: type, name: str) -> bool:
+    """Return whether ``cls``, with its mixins, defines ``name`` itself, beside ``base``.
+
+    The functions are not compared: an agent may wrap those of ``base``, anew at each look.
+    """
+    return any(name in vars(owner) for owner in cls.__mro__ if owner not in base.__mro__)
+
+
+def check_hooks(cls: type[Any], base: type[Any]) -> None:
+    """Raise ``ImproperlyConfigured`` for a hook that is no ``async def``, and for a reserved name."""
+    for name in RESERVED:
+        if defines(cls, base, name):
+            raise ImproperlyConfigured(
+                f"{cls.__qualname__}.{name} takes the place of what {base.__qualname__} needs for "
+                "its own working. Give it another name."
+            )
+    if iscoroutinefunction(cls.serialize):
+        raise ImproperlyConfigured(
+            f"{cls.__qualname__}.serialize() must be a plain `def` that returns text. Where it "
+            "waits for the database, set serialize_in_thread = True."
+        )
+    for name in HOOKS:
+        hook = getattr(cls, name)  # Also what a mixin brings.
+        may_generate = name in {"stream", "snapshot"}
+        if iscoroutinefunction(hook) or not defines(cls, base, name):
+            continue
+        if may_generate and inspect.isasyncgenfunction(hook):
+            continue
+        also = " (a coroutine, or an async generator)" if may_generate else ""
+        raise ImproperlyConfigured(
+            f"{cls.__qualname__}.{name}() must be an `async def`{also}. Call what is synchronous "
+            "in it with `await sync_to_async(…)()`."
+        )
+
+
+def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
+    """Raise ``ImproperlyConfigured`` for a wrong value of a view's attributes."""
+    for attribute, value in attributes.items():
+        where = f"{name}.{attribute}"
+        if attribute in HOOKS or attribute in RESERVED:
+            raise ImproperlyConfigured(
+                f"{name}.as_view() takes attributes, and {attribute} is none: define it in a subclass."
+            )
+        if hasattr(value, "__get__"):
+            continue  # Known on a connection only.
+        if attribute == "serializer_classes":
+            if not isinstance(value, Mapping):
+                raise ImproperlyConfigured(
+                    f"{where} must be a dict of types and serializer classes, got {value!r}. "
+                    "Write {Order: OrderSerializer}."
+                )
+            for given, serializer_class in value.items():
+                if not isinstance(given, type):
+                    raise ImproperlyConfigured(
+                        f"{where} must have types as its keys, got {given!r}. Import the class."
+                    )
+                check_serializer(where, serializer_class)
+        elif attribute == "renderer_class":
+            if not isinstance(value, FromSettings):
+                check_renderer(where, value)
+        elif attribute == "groups" and value:
+            check_groups(where, value)
+        elif attribute == "heartbeat":
+            if not isinstance(value, Heartbeat | FromSettings | None):
+                raise ImproperlyConfigured(
+                    f"{where} must be a Heartbeat or None, got {value!r}. Write "
+                    "Heartbeat(period=…), in seconds."
+                )
+        elif attribute == "retry" and value is not None:
+            try:
+                milliseconds(value)
+            except InvalidEvent as error:
+                raise ImproperlyConfigured(f"{where}: {error}") from error
+        elif attribute == "topics" and value:
+            check_several_topics(where, value)
+            try:
+                check_topics(value)
+            except InvalidTopic as error:
+                raise ImproperlyConfigured(f"{where}: {error}") from error
+        elif attribute == "overflow" and value not in OVERFLOWS:
+            raise ImproperlyConfigured(
+                f"{where} must be one of {', '.join(map(repr, OVERFLOWS))}, got {value!r}."
+            )
+        elif attribute in ("max_duration", "recheck_period") and not _is_duration(value):
+            raise ImproperlyConfigured(
+                f"{where} must be a number of seconds above 0, a timedelta or None, got {value!r}."
+            )
+        elif attribute in ("outbox_limit", "max_connections_per_user") and not _is_count(value):
+            raise ImproperlyConfigured(
+                f"{where} must be a whole number above 0 or None, got {value!r}."
+            )
+
+
+def check_several_topics(where: str, topics: Any) -> None:
+    """Raise ``ImproperlyConfigured`` for topics that are one string: its letters, most likely."""
+    if isinstance(topics, str):
+        raise ImproperlyConfigured(
+            f"{where} must be a list of topics, got {topics!r}. Write [{topics!r}]."
+        )
+
+
+def _is_duration(value: Any) -> bool:
+    if value is None or isinstance(value, FromSettings):
+        return True
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    # Also 0, which is off as well.
+    return type(value) in (int, float) and 0 <= value < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (type(value) is int and value > 0)
+
+
+def seconds(duration: float | timedelta | None) -> float | None:
+    """Return a duration in seconds."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration

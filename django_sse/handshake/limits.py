@@ -1,0 +1,82 @@
+"""How many streams there may be, and how a client is told to come back later."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from rest_framework.exceptions import APIException
+
+from django_sse.conf import conf
+from django_sse.connection.roster import roster
+from django_sse.connection.shutdown import shutdown
+from django_sse.connection.users import is_authenticated, user_key, user_name
+from django_sse.monitoring.metrics import counters
+from django_sse.wire.events import CONTENT_TYPE, encode_fields
+
+from .response import Uncompressed
+
+#: Seconds from which each client is given a time of its own, so that they don't come back at once.
+COME_BACK_SECONDS = (1.0, 5.0)
+
+
+def come_back_milliseconds() -> int:
+    """Return a reconnection time in milliseconds, another for each caller."""
+    low, high = COME_BACK_SECONDS
+    return round(random.uniform(low, high) * 1000)  # noqa: S311 - spreads load
+
+
+class ComeBackLater(APIException):
+    """A refusal that will pass: the server stops, or a limit is reached."""
+
+    def __init__(self, detail: str, *, status: int) -> None:
+        super().__init__(detail, code="come_back_later")
+        counters.refused += 1
+        self.status_code = status
+        #: Seconds, sent as ``Retry-After`` by DRF's exception handler.
+        self.wait = -(-come_back_milliseconds() // 1000)
+
+
+def names_event_stream(request: HttpRequest) -> bool:
+    """Return whether ``Accept`` names an event stream, as an ``EventSource`` does."""
+    return CONTENT_TYPE in request.headers.get("Accept", "").lower()
+
+
+class ComeBackResponse(Uncompressed, HttpResponse):
+    """A stream that ends at once, with nothing but a time to come back."""
+
+
+def come_back_response() -> HttpResponse:
+    """Return the refusal that an ``EventSource`` survives: to it, any status but 200 is final."""
+    response = ComeBackResponse(
+        encode_fields(None, retry=come_back_milliseconds()), content_type=CONTENT_TYPE
+    )
+    response.leave_uncompressed()
+    return response
+
+
+def take_place(stream: Any, request: Any) -> None:
+    """Count a stream in; raise ``ComeBackLater`` where it is one too many.
+
+    ``MAX_CONNECTIONS`` goes for the process, ``max_connections_per_user`` for a user's streams of
+    this view, ``MAX_CONNECTIONS_PER_ADDRESS`` for the anonymous streams of a client address.
+    """
+    if shutdown.draining:
+        raise ComeBackLater("This server is about to end.", status=503)
+    limits: dict[Any, int] = {}
+    if conf.max_connections is not None:
+        limits["process"] = conf.max_connections
+    user = request.user
+    if is_authenticated(user):
+        per_user = stream.max_connections_per_user
+        if per_user is not None:
+            limits["user", type(stream), user_key(user) or user_name(user)] = per_user
+    elif conf.max_connections_per_address is not None:
+        address = request.META.get("REMOTE_ADDR", "")
+        limits["address", address] = conf.max_connections_per_address
+    full = roster.enter(stream, limits)
+    if full == "process":
+        raise ComeBackLater("This server has as many streams as it takes.", status=503)
+    if full is not None:
+        raise ComeBackLater("There are too many streams of yours.", status=429)

@@ -1,0 +1,77 @@
+"""Who may listen, while listening: the policies of the handshake, asked again."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from django.contrib.auth import SESSION_KEY, get_user
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest
+from rest_framework.exceptions import APIException
+
+from django_sse.connection.users import is_authenticated, nobody, user_key, user_name
+
+from .view import login_demanded
+
+
+def still_allowed(view: Any) -> bool:
+    """Authenticate the view's request anew, and ask its permission classes again.
+
+    Synchronous, for the thread of the stream's synchronous work. False when a new request like
+    it would be refused, or would be another user's. Raises what a policy raises of its own: a
+    database that is away says nothing of the user.
+    """
+    before = view.request.user
+    django_request = _anew(view.request._request, view.user_before)
+    request = view.initialize_request(django_request, *view.args, **view.kwargs)
+    request.accepted_renderer = view.request.accepted_renderer
+    request.accepted_media_type = view.request.accepted_media_type
+    request.version = view.request.version
+    request.versioning_scheme = view.request.versioning_scheme
+    try:
+        view.perform_authentication(request)
+        if login_demanded(django_request) and not is_authenticated(request.user):
+            return False
+        view.check_permissions(request)
+    except (PermissionDenied, Http404):
+        return False
+    except APIException as error:
+        if error.status_code >= 500:
+            raise
+        return False
+    return bool(_key(request.user) == _key(before))
+
+
+def _anew(request: HttpRequest, before: Any) -> HttpRequest:
+    """Return a copy of the request as middleware had it, with nothing of a user or session read."""
+    # An agent's wrapper may not know how it is copied.
+    fresh = copy.copy(getattr(request, "__wrapped__", request))
+    for name in ("_cached_user", "_acached_user"):
+        fresh.__dict__.pop(name, None)
+    session: Any = getattr(request, "session", None)
+    if before is None or session is None or SESSION_KEY not in session:
+        # Whoever put the user there did not take it from the session.
+        fresh.user = _reloaded(before)
+        return fresh
+    # Channels wraps a session that it loads lazily; the store is what makes another.
+    store = getattr(session, "_wrapped", session)
+    fresh.session = type(store)(store.session_key)
+    fresh.user = get_user(fresh)
+    same_session = session[SESSION_KEY] == fresh.session.get(SESSION_KEY)
+    if fresh.user.is_authenticated and same_session and fresh.user.pk != before.pk:
+        # A middleware lets one user act as another.
+        fresh.user = _reloaded(before)
+    return fresh
+
+
+def _reloaded(user: Any) -> Any:
+    """Return the user as the database has it now; one that is not of the database as it is."""
+    if getattr(user, "pk", None) is None or not hasattr(user.__class__, "_default_manager"):
+        return nobody() if user is None else user
+    return user.__class__._default_manager.filter(pk=user.pk).first() or nobody()
+
+
+def _key(user: Any) -> Any:
+    # Not type(user), which is a SimpleLazyObject after Django's middleware.
+    return None if user is None else (user.__class__.__name__, user_key(user) or user_name(user))

@@ -1,0 +1,460 @@
+"""Connect to streams in tests: no socket, no server, endless streams included."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.serializers.json import DjangoJSONEncoder
+from django.middleware.csrf import CSRF_SESSION_KEY
+from django.test import AsyncClient
+from django.utils.crypto import get_random_string
+from django.utils.datastructures import CaseInsensitiveMapping
+from django.utils.module_loading import import_string
+from rest_framework.test import force_authenticate
+
+from django_sse.asgi import ViewHandler
+from django_sse.brokers import use_broker
+from django_sse.brokers.base import EventId, Message
+from django_sse.brokers.memory import MemoryBroker
+from django_sse.connection.roster import roster
+from django_sse.connection.threads import pool
+from django_sse.connection.users import nobody
+from django_sse.session import ON_FAILURE
+from django_sse.topics.hub import close_idle_hub
+from django_sse.views import SSEView
+from django_sse.wire.events import EventDecoder, ServerSentEvent
+
+#: Seconds that a test waits where it does not say otherwise.
+TIMEOUT = 5.0
+
+# Messages that the application may be ahead of the test; then its send() waits, as on a server.
+_AHEAD = 16
+
+
+class StreamEnded(AssertionError):
+    """Raised when a test waits for an event of a response that has ended."""
+
+
+#: Seconds for which connect() waits for the stream's topics.
+SUBSCRIBED = 1.0
+#: The key in a scope by which a client knows its stream.
+MARK = "django_sse.testing"
+
+
+class NothingReceived(AssertionError):
+    """Raised when a test waits for an event, and none comes in time."""
+
+
+class StreamClient:
+    """The client's side of one connection, as ``connect()`` gives it.
+
+    ``status_code``, ``headers`` (by case-insensitive name) and ``cookies`` (the ``Set-Cookie``
+    values) are those of the response. ``received`` are all bytes of its body that the test has
+    read so far, ``blocks`` all events decoded from them, comments and ``retry`` included.
+    """
+
+    def __init__(self, application: Any, scope: dict[str, Any], body: bytes) -> None:
+        self._application = application
+        self._scope = scope
+        self._body = body
+        self._messages: deque[Any] = deque()
+        # Notified when a message comes or is taken, when either side leaves.
+        self._change = asyncio.Condition()
+        self._gone = False
+        self._asked = False
+        self._task: asyncio.Task[None] | None = None
+        self._decoder = EventDecoder()
+        self._waiting: deque[ServerSentEvent] = deque()
+        self._ended = False
+        self.status_code = 0
+        self.headers: Mapping[str, str] = {}
+        self.cookies: list[str] = []
+        self.received = b""
+        self.blocks: list[ServerSentEvent] = []
+        self._failures: list[Exception] = []
+        self._failure_is_known = False
+        scope[ON_FAILURE] = self._failures.append
+
+    @property
+    def last_event_id(self) -> str:
+        """What a browser would send as ``Last-Event-ID`` now."""
+        return self._decoder.last_event_id
+
+    @property
+    def retry(self) -> int | None:
+        """The milliseconds that a browser would wait before it reconnects; ``None`` if untold."""
+        return self._decoder.retry
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ``stream()``, ``disconnect()`` or a handler has raised, or ``None``.
+
+        What a test has not looked at here is raised as it leaves the block of ``connect()``.
+        """
+        if not self._failures:
+            return None
+        self._failure_is_known = True
+        return self._failures[0]
+
+    def unknown_failure(self) -> Exception | None:
+        """Return what was raised and has neither been looked at nor raised in the test."""
+        return self._failures[0] if self._failures and not self._failure_is_known else None
+
+    async def receive(self, timeout: float = TIMEOUT) -> ServerSentEvent:
+        """Return the next event that a browser would dispatch: one with ``data``.
+
+        Raises ``NothingReceived``, an ``AssertionError``, when none comes within ``timeout``
+        seconds, and ``StreamEnded``, another, when the response ended before.
+        """
+        return await self._next(timeout, dispatched=True)
+
+    async def receive_block(self, timeout: float = TIMEOUT) -> ServerSentEvent:
+        """Return the next block of any kind: also a comment, a ``retry`` or an ``id`` alone."""
+        return await self._next(timeout, dispatched=False)
+
+    async def receive_nothing(self, timeout: float = 0.1) -> None:
+        """Assert that no event with ``data`` comes within ``timeout`` seconds; an end is allowed.
+
+        Not the end of a stream that has failed: ``StreamEnded`` is raised then.
+        """
+        try:
+            event = await self._next(timeout, dispatched=True)
+        except NothingReceived:
+            return
+        except StreamEnded:
+            if self._failures:
+                raise
+            return
+        raise AssertionError(f"Nothing should have come within {timeout} s, but {event!r} did.")
+
+    async def receive_end(self, timeout: float = TIMEOUT) -> None:
+        """Assert that the response ends within ``timeout`` seconds, with no further event.
+
+        Raises ``StreamEnded`` where it ends since the stream has failed.
+        """
+        try:
+            event = await self._next(timeout, dispatched=True)
+        except StreamEnded:
+            if self._failures:
+                raise
+            return
+        except NothingReceived:
+            raise AssertionError(f"The stream did not end within {timeout} s.") from None
+        raise AssertionError(f"The stream should have ended, but {event!r} came.")
+
+    async def read(self, timeout: float = TIMEOUT) -> bytes:
+        """Return the whole body of a response that ends within ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._ended:
+                    await self._fetch()
+        except TimeoutError:
+            raise AssertionError(
+                f"The response did not end within {timeout} s. {self._last_bytes()}"
+            ) from None
+        return self.received
+
+    async def json(self) -> Any:
+        """Return the decoded JSON body of an ordinary response, of a refusal for example."""
+        return json_module.loads(await self.read())
+
+    async def disconnect(self, timeout: float = TIMEOUT) -> None:
+        """Leave, as a client that closes its connection, and wait for the view's end.
+
+        Raises what the application raised, and ``AssertionError`` when it does not end.
+        """
+        async with self._change:
+            self._gone = True
+            self._change.notify_all()
+        task = self._task
+        assert task is not None
+        _, pending = await asyncio.wait([task], timeout=timeout)
+        if pending:
+            await _stop(task)
+        await pool.settle()
+        await close_idle_hub()
+        if pending:
+            raise AssertionError(
+                f"The application had not ended {timeout} s after the client left."
+            )
+        task.result()
+
+    async def start(self, timeout: float = TIMEOUT) -> None:
+        """Send the request and wait for the response's headers."""
+        self._task = asyncio.create_task(self._run())
+        try:
+            async with asyncio.timeout(timeout):
+                message = await self._take()
+        except TimeoutError:
+            await _stop(self._task)
+            raise AssertionError(f"No response began within {timeout} s.") from None
+        if message is None:
+            await self._task
+            raise AssertionError("The application ended without a response.")
+        self.status_code = message["status"]
+        pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in message["headers"]]
+        self.cookies = [value for name, value in pairs if name.lower() == "set-cookie"]
+        self.headers = CaseInsensitiveMapping(dict(pairs))
+        # What a test publishes from here on is to arrive. Where the broker is away, it goes on.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(timeout, SUBSCRIBED)):
+                while self._subscribing():  # noqa: ASYNC110 - the view knows nothing of tests
+                    await asyncio.sleep(0)
+
+    def _subscribing(self) -> bool:
+        """Return whether the stream has topics, and is not subscribed to them yet."""
+        return any(
+            stream.followed_topics and stream.is_open and not stream.subscribed
+            for stream in roster.streams()
+            if getattr(stream, "scope", {}).get(MARK) is self
+        )
+
+    async def _run(self) -> None:
+        try:
+            await self._application(self._scope, self._to_application, self._from_application)
+        finally:
+            async with self._change:
+                self._messages.append(None)
+                self._change.notify_all()
+
+    async def _to_application(self) -> dict[str, Any]:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": self._body, "more_body": False}
+        async with self._change:
+            await self._change.wait_for(lambda: self._gone)
+        return {"type": "http.disconnect"}
+
+    async def _from_application(self, message: Any) -> None:
+        async with self._change:
+            await self._change.wait_for(lambda: self._gone or len(self._messages) < _AHEAD)
+            # To a client that has left, a server sends nothing, and says nothing.
+            if not self._gone:
+                self._messages.append(message)
+                self._change.notify_all()
+
+    async def _take(self) -> Any:
+        async with self._change:
+            await self._change.wait_for(lambda: self._messages)
+            self._change.notify_all()
+            return self._messages.popleft()
+
+    async def _next(self, timeout: float, *, dispatched: bool) -> ServerSentEvent:
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    while self._waiting:
+                        event = self._waiting.popleft()
+                        if event.data is not None or not dispatched:
+                            return event
+                    if self._ended:
+                        raise self._end()
+                    await self._fetch()
+        except TimeoutError:
+            raise NothingReceived(
+                f"No event came within {timeout} s. {self._last_bytes()}"
+            ) from None
+
+    def _end(self) -> StreamEnded:
+        text = f"The response (status {self.status_code}) has ended. {self._last_bytes()}"
+        if (failure := self.failure) is None:
+            return StreamEnded(text)
+        ended = StreamEnded(f"The stream has failed: {failure!r}. {text}")
+        ended.__cause__ = failure
+        return ended
+
+    async def _fetch(self) -> None:
+        message = await self._take()
+        if message is None:
+            self._ended = True
+            assert self._task is not None
+            # Where it failed before the response's end, that is what the test wants to know.
+            await self._task
+            return
+        body = message.get("body", b"")
+        self.received += body
+        events = self._decoder.feed(body)
+        self.blocks += events
+        self._waiting += events
+        self._ended = not message.get("more_body", False)
+
+    def _last_bytes(self) -> str:
+        return f"The last bytes were {self.received[-200:]!r}."
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def connect(
+    application: Any,
+    path: str = "/",
+    *,
+    headers: Mapping[str, str] | None = None,
+    user: Any = None,
+    method: str = "GET",
+    json: Any = None,
+    body: bytes = b"",
+    kwargs: Mapping[str, Any] | None = None,
+    enforce_csrf_checks: bool = False,
+    timeout: float = TIMEOUT,
+) -> AsyncIterator[StreamClient]:
+    """Connect to ``path`` of an ASGI application, or to a view; yields a ``StreamClient``.
+
+    ``application`` is an ASGI application, an ``SSEView`` or its ``as_view(…)``; a view is served
+    without middleware and ``urls.py``, with ``kwargs`` as its URL's arguments. ``user`` is logged
+    in with a session of its own (application), or taken as authenticated (view). ``json`` is sent
+    as the body. Leaving the block disconnects, and waits for the view's ``disconnect()``. An
+    application's ``user`` passes the CSRF protection unless ``enforce_csrf_checks``, as with
+    Django's test client.
+
+    Streams read the database in threads: a test that writes to it needs
+    ``@pytest.mark.django_db(transaction=True)``, or a ``TransactionTestCase``.
+
+    Raises what the application and the stream raise, as the block is left, and ``AssertionError``
+    when no response begins within ``timeout`` seconds. What ``connect()`` raises is a response
+    with the status 500, as to a client.
+    """
+    sent = {name.lower(): value for name, value in (headers or {}).items()}
+    if json is not None:
+        body = json_module.dumps(json, cls=DjangoJSONEncoder).encode()
+        sent.setdefault("content-type", "application/json")
+    if body:
+        sent.setdefault("content-length", str(len(body)))
+    sent.setdefault("host", "testserver")
+    view = _view_of(application)
+    if view is not None:
+        application = _TestedView(view, user)
+    elif user is not None:
+        token = None if enforce_csrf_checks else get_random_string(32)
+        cookies = [await _session_cookie(user, token)]
+        if token is not None:
+            cookies.append(f"{settings.CSRF_COOKIE_NAME}={token}")
+            header = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-").lower()
+            sent[header] = token
+        sent["cookie"] = "; ".join(filter(None, [sent.get("cookie"), *cookies]))
+    parts = urlsplit(path)
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": method.upper(),
+        "scheme": "http",
+        "path": unquote(parts.path),
+        "raw_path": parts.path.encode(),
+        "query_string": parts.query.encode(),
+        "root_path": "",
+        "headers": [(n.encode("latin-1"), v.encode("utf-8")) for n, v in sent.items()],
+        "client": ("127.0.0.1", 12345),
+        "server": ("testserver", 80),
+        "url_route": {"args": (), "kwargs": dict(kwargs or {})},
+    }
+    client = scope[MARK] = StreamClient(application, scope, body)
+    await client.start(timeout)
+    try:
+        yield client
+    finally:
+        await client.disconnect()
+    # Not where the test fails by itself.
+    if failure := client.unknown_failure():
+        raise failure
+
+
+def project_application() -> Any:
+    """Return the ASGI application of the settings."""
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path:
+        raise ImproperlyConfigured(
+            "sse_connect needs ASGI_APPLICATION, the dotted path of the project's application, in "
+            "the settings."
+        )
+    return import_string(path)
+
+
+def _view_of(application: Any) -> Any:
+    if isinstance(application, type) and issubclass(application, SSEView):
+        return application.as_view()
+    owner = getattr(application, "cls", None)
+    return application if isinstance(owner, type) and issubclass(owner, SSEView) else None
+
+
+async def _session_cookie(user: Any, csrf_token: str | None) -> str:
+    client = AsyncClient()
+    await client.aforce_login(user)
+    if csrf_token is not None and settings.CSRF_USE_SESSIONS:
+        session = await client.asession()
+        await session.aset(CSRF_SESSION_KEY, csrf_token)
+        await session.asave()
+    name = settings.SESSION_COOKIE_NAME
+    return f"{name}={client.cookies[name].value}"
+
+
+class _TestedView(ViewHandler):
+    """A view with a user that every authentication class would have found."""
+
+    def __init__(self, view: Any, user: Any) -> None:
+        super().__init__(view)
+        self._user = user
+
+    def fill(self, request: Any) -> None:
+        request.user = nobody() if self._user is None else self._user
+        if self._user is not None:
+            force_authenticate(request, self._user)
+
+
+class Published(NamedTuple):
+    """One captured event: its topics, the event as clients decode it, and its ``key``."""
+
+    topics: tuple[str, ...]
+    event: ServerSentEvent
+    key: str | None
+
+
+class CapturingBroker(MemoryBroker):
+    """Notes what is published, and hands it to the streams of this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: What was published so far, in order. May be cleared.
+        self.published: list[Published] = []
+
+    def publish(
+        self,
+        topics: Sequence[str],
+        head: bytes,
+        tail: bytes = b"",
+        key: str | None = None,
+        *,
+        timeout: float,
+    ) -> EventId:
+        """Note the event, and publish it."""
+        event_id = super().publish(topics, head, tail, key, timeout=timeout)
+        [event] = EventDecoder().feed(Message(event_id, tuple(topics), head, tail).encode())
+        self.published.append(Published(tuple(topics), event, key))
+        return event_id
+
+
+@contextmanager
+def capture_published() -> Iterator[list[Published]]:
+    """Collect what is published within the block, whatever ``DJANGO_SSE["BROKER"]`` says.
+
+    No broker need run; streams that are connected to in the block get the events. In a test that
+    runs in Django's own transaction, what waits for a transaction that the test itself opens is
+    captured when ``captureOnCommitCallbacks(execute=True)`` runs it, as everywhere in Django.
+    """
+    broker = CapturingBroker()
+    previous = use_broker(broker)
+    try:
+        yield broker.published
+    finally:
+        use_broker(previous)

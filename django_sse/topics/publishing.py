@@ -1,0 +1,286 @@
+"""``publish()``: from anywhere in a project to every connection that follows a topic."""
+
+from __future__ import annotations
+
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db.models import QuerySet
+from django.db.transaction import TransactionManagementError
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import LazyObject, Promise
+from rest_framework.renderers import BaseRenderer
+
+from django_sse.brokers import get_broker
+from django_sse.conf import conf
+from django_sse.exceptions import EventTooLarge, InvalidEvent, InvalidTopic
+from django_sse.monitoring.metrics import counters
+from django_sse.wire.events import check_fields, encode_head, encode_tail
+from django_sse.wire.serialization import (
+    ObjectWriter,
+    SerializerClass,
+    check_serializer,
+    evaluated,
+    look_through,
+)
+
+from .rendering import check_renderer, default_context, default_renderer_class
+
+# A translation, or an object of Django's that is evaluated when it is first used.
+_LAZY = (Promise, LazyObject)
+
+#: Characters that a topic may have.
+MAX_TOPIC = 200
+
+#: Entered around each hand-over to the broker, given the topics; what it yields is told the
+#: event's id. For what traces, such as ``contrib.opentelemetry``; ``None`` costs nothing.
+watcher: Callable[[tuple[str, ...]], AbstractContextManager[Callable[[str], None]]] | None = None
+
+
+@async_unsafe("publish() waits for the broker: use `await apublish(…)` in a coroutine.")
+def publish(
+    topics: str | Iterable[str],
+    data: Any = None,
+    *,
+    event: str | None = None,
+    retry: int | timedelta | None = None,
+    comments: str | None = None,
+    key: str | None = None,
+    serializer: SerializerClass | None = None,
+    renderer: type[BaseRenderer] | None = None,
+    context: Mapping[str, Any] | None = None,
+    using: str | None = None,
+    on_commit: bool = True,
+) -> str | None:
+    """Send an event to every connection that follows one of ``topics``, in all processes.
+
+    ``data`` is serialized now, as by a view: by ``serializer``, or the registry of
+    ``@serializes``, with ``context``; text is made by ``renderer``, or the one of the setting
+    ``RENDERER``. Without a ``context``, serializers have a ``request`` where the setting
+    ``BASE_URL`` is given. The event is sent when the transaction of the database ``using`` commits, and
+    dropped when it is rolled back; outside of a transaction, or with ``on_commit=False``, at once.
+    ``key`` names what the event is about, for views with ``overflow = "latest"``.
+
+    Returns the event's id when it was sent at once, else ``None``. Safe from any thread.
+
+    Raises ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound`` at
+    once; ``PublishFailed`` when the broker did not confirm the event within ``PUBLISH_TIMEOUT``
+    seconds, as the transaction commits where it waited for that; ``TransactionManagementError``
+    where autocommit is off, outside of an atomic block; ``SynchronousOnlyOperation`` on a thread
+    with a running event loop.
+    """
+    words = Words(serializer, renderer, context)
+    names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
+    if on_commit and in_transaction(using):
+        transaction.on_commit(partial(_send, names, head, tail, key), using=using)
+        return None
+    return _send(names, head, tail, key)
+
+
+async def apublish(
+    topics: str | Iterable[str],
+    data: Any = None,
+    *,
+    event: str | None = None,
+    retry: int | timedelta | None = None,
+    comments: str | None = None,
+    key: str | None = None,
+    serializer: SerializerClass | None = None,
+    renderer: type[BaseRenderer] | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> str:
+    """Send an event as ``publish()`` does, at once, and return its id.
+
+    Objects are serialized in the event loop; a ``QuerySet`` is evaluated in a thread first.
+    """
+    words = Words(serializer, renderer, context)
+    try:
+        data, _ = look_through(data)
+        if isinstance(data, QuerySet):
+            data = await sync_to_async(evaluated)(data)
+        names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
+    except SynchronousOnlyOperation as error:
+        error.add_note(
+            "To serialize what is published touches the database. Evaluate it before, as in "
+            "`await request.auser()`, or call publish() in a thread."
+        )
+        raise
+    if watcher is None:
+        return await _asend(names, head, tail, key)
+    with watcher(names) as tell:
+        event_id = await _asend(names, head, tail, key)
+        tell(event_id)
+    return event_id
+
+
+@async_unsafe("latest_event_id() waits for the broker: use `await alatest_event_id()`.")
+def latest_event_id() -> str:
+    """Return the id of the newest event over all topics, also before the first was published.
+
+    A page that is rendered with it misses nothing when it connects with it as
+    ``last_event_id``. Raises ``BrokerError`` after ``PUBLISH_TIMEOUT`` seconds.
+    """
+    return str(get_broker().latest_id(timeout=conf.publish_timeout))
+
+
+async def alatest_event_id() -> str:
+    """Do the same as ``latest_event_id()`` from a coroutine."""
+    return str(await get_broker().alatest_id(timeout=conf.publish_timeout))
+
+
+def check_topics(topics: Any) -> tuple[str, ...]:
+    """Return topics as a tuple without repetition; raise ``InvalidTopic`` for wrong ones."""
+    if isinstance(topics, _LAZY):
+        topics = str(topics)
+    given = [topics] if isinstance(topics, str) else topics
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise InvalidTopic(f"Topics must be a str or several, got {topics!r}.", topic=topics)
+    names = tuple(str(name) if isinstance(name, _LAZY) else name for name in given)
+    if not names:
+        raise InvalidTopic("At least one topic is needed.", topic=topics)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise InvalidTopic(
+                f"A topic must be a str that is not empty, got {name!r}.", topic=name
+            )
+        if len(name) > MAX_TOPIC:
+            raise InvalidTopic(
+                f"A topic must have at most {MAX_TOPIC} characters, got {len(name)}: {name[:40]!r}…",
+                topic=name,
+            )
+        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
+            raise InvalidTopic(
+                f"A topic must not contain control characters or surrogates, got {name!r}.",
+                topic=name,
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _checked_key(key: Any) -> str | None:
+    if isinstance(key, _LAZY):
+        key = str(key)
+    if key is not None and not isinstance(key, str):
+        raise InvalidEvent(
+            f"key must be a str, got {key!r}. Convert it first: key=str(…).", field="key", value=key
+        )
+    return key
+
+
+class Words(NamedTuple):
+    """What turns a published object into text, as far as the caller says it."""
+
+    serializer: SerializerClass | None
+    renderer: type[BaseRenderer] | None
+    context: Mapping[str, Any] | None
+
+    def text(self, data: Any) -> str:
+        """Return ``data`` as text; from any thread."""
+        serializer, renderer, context = self
+        if renderer is None:
+            renderer = default_renderer_class()
+        else:
+            check_renderer("publish(renderer=…)", renderer)
+        if serializer is not None:
+            check_serializer("publish(serializer=…)", serializer)
+            data, _ = look_through(data)
+            many = isinstance(data, list | tuple | QuerySet)
+            given = default_context() if context is None else dict(context)
+            data = serializer(data, many=many, context=given).data
+        if context is None:
+            return _threads.writer(renderer).write(data)
+        return _writer(renderer, lambda: dict(context)).write(data)
+
+
+def _encode(
+    topics: Any,
+    data: Any,
+    event: str | None,
+    retry: int | timedelta | None,
+    comments: str | None,
+    key: Any,
+    words: Words,
+) -> tuple[tuple[str, ...], bytes, bytes, str | None]:
+    names = check_topics(topics)
+    wait = check_fields(data, event, None, retry, comments)
+    key = _checked_key(key)
+    text = None if data is None else words.text(data)
+    head, tail = encode_head(text, event), encode_tail(wait, comments)
+    size = len(head) + len(tail)
+    if size > conf.max_event_bytes:
+        raise EventTooLarge(
+            f"The event for {names[0]!r} has {size:,} bytes, and "
+            f'DJANGO_SSE["MAX_EVENT_BYTES"] allows {conf.max_event_bytes:,}. Publish a reference '
+            "that clients fetch, or raise the setting.",
+            size=size,
+        )
+    return names, head, tail, key
+
+
+class _PerThread(threading.local):
+    """Serializers are not safe in several threads at once, so each thread binds its own."""
+
+    def __init__(self) -> None:
+        self.writers: dict[tuple[type[BaseRenderer], str | None], ObjectWriter] = {}
+
+    def writer(self, renderer_class: type[BaseRenderer]) -> ObjectWriter:
+        """Return the thread's writer for a renderer, made when it is first needed."""
+        known = renderer_class, conf.base_url
+        writer = self.writers.get(known)
+        if writer is None:
+            writer = self.writers[known] = _writer(renderer_class, default_context)
+        return writer
+
+
+def _writer(
+    renderer_class: type[BaseRenderer], context: Callable[[], dict[str, Any]]
+) -> ObjectWriter:
+    return ObjectWriter(overrides={}, renderer=renderer_class(), context=context, owner=None)
+
+
+_threads = _PerThread()
+
+
+def in_transaction(using: str | None) -> bool:
+    """Return whether there is a transaction whose commit is to be waited for."""
+    # Asked before transaction.on_commit(), which may open a connection to find out.
+    connection = transaction.get_connection(using or DEFAULT_DB_ALIAS)
+    if not connection.in_atomic_block:
+        if connection.connection is not None and not connection.autocommit:
+            # As transaction.on_commit() says: nobody would tell of the commit.
+            raise TransactionManagementError(
+                "publish() cannot wait for the commit of a transaction that is managed by hand. "
+                "Publish after it, with on_commit=False."
+            )
+        return False
+    # The transactions that Django's TestCase opens are never committed: as in production, what is
+    # published outside of the test's own transactions is sent at once.
+    return not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+
+
+def _send(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> str:
+    if watcher is None:
+        return _hand_over(names, head, tail, key)
+    with watcher(names) as tell:
+        event_id = _hand_over(names, head, tail, key)
+        tell(event_id)
+    return event_id
+
+
+async def _asend(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> str:
+    event_id = await get_broker().apublish(names, head, tail, key, timeout=conf.publish_timeout)
+    counters.add_published()
+    return str(event_id)
+
+
+def _hand_over(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> str:
+    event_id = get_broker().publish(names, head, tail, key, timeout=conf.publish_timeout)
+    counters.add_published()
+    return str(event_id)

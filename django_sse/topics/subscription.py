@@ -1,0 +1,235 @@
+"""The way of one connection into the live flow of its topics, and what it is to the hub there."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+
+from django_sse.brokers.base import EventId, Message
+from django_sse.connection.outbox import HIGH_WATER, Outbox, body_message
+from django_sse.exceptions import HistoryLost, StreamClosed
+from django_sse.monitoring.metrics import counters
+
+from .backlog import Backlog, Item
+from .hub import CHUNK, Cohort, Hub, get_hub
+
+logger = logging.getLogger("django_sse")
+
+_NOTHING: deque[Message] = deque()
+#: Events that are replayed at once to a connection that resumes.
+PAGE = 200
+
+
+class Subscription:
+    """One connection's topics: first held, then replayed, then live.
+
+    ``resumed`` says whether the client goes on where it was. ``cursor`` is the id from which
+    ``join()`` goes on; while the subscription is live, its cohort knows better.
+    """
+
+    __slots__ = (
+        "_cohort",
+        "_held",
+        "_held_size",
+        "_hub",
+        "_joining",
+        "_limit",
+        "_live",
+        "_on_lost",
+        "_on_overflow",
+        "_overflow",
+        "_page",
+        "_told",
+        "backlog",
+        "cursor",
+        "outbox",
+        "resumed",
+    )
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        overflow: str,
+        limit: int,
+        on_overflow: Callable[[], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.outbox = outbox
+        self.backlog: Backlog | None = None
+        self.resumed = False
+        self.cursor = EventId(0, 0)
+        self._overflow = overflow
+        self._limit = limit
+        self._on_overflow = on_overflow
+        self._on_lost = on_lost
+        self._hub: Hub | None = None
+        self._cohort: Cohort | None = None
+        # What the broker had stored, as far as it was asked, and is not sent yet.
+        self._page: deque[Message] = deque()
+        # What came since, before the subscription is live. None: it was too much to be held, or
+        # the broker did not answer yet; it is asked for it.
+        self._held: deque[Message] | None = deque()
+        self._held_size = 0
+        self._joining = False
+        self._live = False
+        # Whether the client was told the id from which it resumes.
+        self._told = False
+
+    async def open(self, topics: Collection[str], last_event_id: str | None) -> None:
+        """Subscribe, and find where to go on; waits for as long as the broker is away."""
+        hub = self._hub = get_hub()
+        self._cohort = hub.add(self, frozenset(topics))
+        await hub.subscribe(topics)
+        after = None if last_event_id is None else EventId.parse(last_event_id)
+        if after is not None:
+            try:
+                await self._replay(hub, topics, after)
+            except HistoryLost:
+                pass
+            else:
+                self.resumed = True
+                self.cursor = after
+                return
+        # What was published before this moment is in the snapshot, which is made after it.
+        self.cursor = await hub.listener.latest_id()
+
+    async def join(self) -> None:
+        """Send what came since the cursor, with the client's own pace, then be live.
+
+        Cancelled, it may be called again, and goes on where it was; once the subscription is live,
+        it does nothing. Raises ``HistoryLost`` when the broker does not hold all of it any more,
+        ``StreamClosed`` when the client has left, and ``RuntimeError`` where it runs already.
+        """
+        if self._live:
+            return
+        if self._joining:
+            raise RuntimeError("follow() runs already: a stream follows its topics once.")
+        self._joining = True
+        try:
+            await self._join()
+        finally:
+            self._joining = False
+
+    async def _join(self) -> None:
+        hub, cohort = self._opened()
+        if not (self.resumed or self._told):
+            # An id alone dispatches nothing, but is what the client resumes from.
+            self._told = True
+            self.outbox.put(b"id: %d-%d\n\n" % self.cursor)
+        while True:
+            cohort.flush()
+            if not self._page:
+                if self._held is None:
+                    await self._replay(hub, cohort.topics, self.cursor)
+                    self._opened()
+                    continue
+                self._page, self._held, self._held_size = self._held, deque(), 0
+            if not self._page:
+                break
+            while self._page:
+                await self._send_one(self._page.popleft())
+                self._opened()
+        self.outbox.flush()
+        self._opened()
+        # One for all, since one of its own takes 600 bytes.
+        self._page, self._held, self._live = _NOTHING, None, True
+        cohort.set_live(self)
+
+    async def _send_one(self, message: Message) -> None:
+        if message.id > self.cursor:
+            self.cursor = message.id
+            self.outbox.put(message.encode())
+            counters.sent += 1
+            if self.outbox.size >= HIGH_WATER:
+                await self.outbox.drain()
+
+    def _opened(self) -> tuple[Hub, Cohort]:
+        """Return the hub and the cohort; raise ``StreamClosed`` once the stream has ended."""
+        if self._hub is None or self._cohort is None or self.outbox.gone:
+            raise StreamClosed("The stream has ended.")
+        return self._hub, self._cohort
+
+    @property
+    def newest(self) -> EventId:
+        """The id of the newest event that was handed out, whether it is written yet or waits."""
+        last = None if self._cohort is None else self._cohort.last
+        return self.cursor if last is None else max(self.cursor, last.id)
+
+    def hold(self, batch: list[Item], size: int) -> None:
+        """Keep messages for ``join()``, within the outbox's limit."""
+        if self._held is not None:
+            self._held_size += size
+            if self._held_size > self._limit:
+                self._held = None
+            else:
+                self._held.extend(message for message, _ in batch)
+
+    def send(self, batch: list[Item]) -> None:
+        """Write messages that only this client gets in one piece."""
+        data = b"".join([block for _, block in batch])
+        try:
+            if self.backlog is not None or not self.outbox.write(body_message(data), len(data)):
+                self.enqueue(batch)
+        except Exception:
+            self.fail()
+
+    def enqueue(self, batch: list[Item]) -> None:
+        """Keep messages for a client that is slower than they come."""
+        if self.backlog is None:
+            self.backlog = Backlog(self._overflow, self._limit)
+            self.outbox.on_ready = self._pump
+        if not self.backlog.add(batch):
+            self.give_up()
+
+    def give_up(self) -> None:
+        """End the connection; nothing is lost to a client that comes back and resumes."""
+        self.close()
+        self._on_overflow()
+
+    def fail(self) -> None:
+        """Take note of an error, now handled: others must not miss what was taken for all."""
+        logger.exception("Writing to a connection failed; its client is to resume.")
+        self.give_up()
+
+    def lose(self) -> None:
+        """Take the broker's word that messages were lost between the last one and the next."""
+        self._on_lost()
+
+    def close(self, *, keep: bool = False) -> None:
+        """Leave the hub; with ``keep``, what still waits for the client goes to its outbox."""
+        hub, cohort = self._hub, self._cohort
+        self._hub = self._cohort = None
+        if hub is not None and cohort is not None:
+            if keep:
+                cohort.flush()
+            hub.remove(self, cohort)
+        backlog, self.backlog = self.backlog, None
+        self.outbox.on_ready = None
+        if keep and backlog is not None:
+            while data := backlog.take(CHUNK):
+                self.outbox.put(data)
+
+    async def _replay(self, hub: Hub, topics: Collection[str], after: EventId) -> None:
+        """Ask the broker for the next page of what it stored, and hold what comes meanwhile."""
+        self._held, self._held_size = deque(), 0
+        try:
+            page = await hub.listener.replay(topics, after, PAGE)
+        except BaseException:
+            # Without the page, what is held stands behind a gap.
+            self._held = None
+            raise
+        self._page = deque(page)
+        if len(page) >= PAGE:
+            # There is more, and what comes by then is asked for with it.
+            self._held = None
+
+    def _pump(self) -> None:
+        backlog = self.backlog
+        while backlog is not None and not self.outbox.blocked:
+            data = backlog.take(CHUNK)
+            if not data:
+                self.backlog = backlog = self.outbox.on_ready = None
+                return
+            self.outbox.write(body_message(data), len(data))
