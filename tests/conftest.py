@@ -11,26 +11,28 @@ from typing import Any
 import pytest
 from django.conf import settings
 
+# Known as fixtures also where the package's plugin is not installed.
+from django_sse.pytest_plugin import sse_connect, sse_published  # noqa: F401
 from tests.project.journal import Journal
-from tests.servers import Server, copy_database, make_database
+from tests.support.servers import Server, copy_database, make_database
 
 #: What `-m "not slow"` leaves out: it shows the behaviour of servers, Redis, proxies and browsers.
 SLOW = (
-    "attack",
-    "clients",
-    "contrib/test_doctor.py",
-    "contrib/test_sse_stats.py",
     "docs",
-    "health/test_limits.py",
-    "health/test_shutdown.py",
-    "health/test_stalled.py",
+    "integration/attack",
+    "integration/clients",
+    "integration/health/test_limits.py",
+    "integration/health/test_shutdown.py",
+    "integration/health/test_stalled.py",
+    "integration/monitoring/test_doctor.py",
+    "integration/monitoring/test_sse_stats.py",
+    "integration/nginx",
+    "integration/proxies",
     "integration/test_browser.py",
     "integration/test_servers.py",
-    "nginx",
-    "proxies",
-    "topics/test_commands.py",
-    "topics/test_flow.py",
-    "topics/test_slow_clients.py",
+    "integration/topics/test_commands.py",
+    "integration/topics/test_flow.py",
+    "integration/topics/test_slow_clients.py",
 )
 
 
@@ -150,3 +152,36 @@ def _server(
         env={"JOURNAL": str(directory / "journal"), **(env or {})},
         **options,
     )
+
+
+@pytest.fixture
+def registry() -> Iterator[dict[type, Any]]:
+    """The registry of ``@serializes``, put back as it was after the test."""
+    # A conftest is loaded before there are settings.
+    from django_sse.wire.serialization import registry  # noqa: PLC0415
+
+    before = dict(registry)
+    yield registry
+    registry.clear()
+    registry.update(before)
+
+
+@pytest.fixture
+def broker() -> Iterator[Any]:
+    """A broker in memory of the test's own, which this process uses meanwhile."""
+    from django_sse.brokers import use_broker  # noqa: PLC0415
+    from django_sse.brokers.memory import MemoryBroker  # noqa: PLC0415
+
+    broker = MemoryBroker()
+    before = use_broker(broker)
+    yield broker
+    use_broker(before)
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What ends the streams of the process, which goes on after the test."""
+    from django_sse.connection.shutdown import shutdown  # noqa: PLC0415
+
+    monkeypatch.setattr(shutdown, "draining", False)
+    return shutdown

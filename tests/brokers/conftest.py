@@ -12,8 +12,8 @@ import pytest_asyncio
 from django_sse.brokers.base import Broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.brokers.redis import RedisBroker
-from tests.brokers.ear import Ear
-from tests.redis_server import RedisServer
+from tests.support.ear import Ear
+from tests.support.redis_server import RedisServer
 
 MakeBroker = Callable[..., Broker]
 

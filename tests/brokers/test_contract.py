@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_sse.brokers.base import FIRST, Broker, EventId, Message
 from django_sse.exceptions import BrokerError, HistoryLost
 from tests.brokers.conftest import MakeBroker
-from tests.brokers.ear import PATIENCE, TIMEOUT, Ear, publish
+from tests.support.ear import PATIENCE, TIMEOUT, Ear, publish
 
 Listen = Callable[[Broker], Ear]
 

@@ -15,7 +15,7 @@ from django_sse.brokers import memory
 from django_sse.brokers.base import Broker, EventId
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.exceptions import HistoryLost
-from tests.brokers.ear import PATIENCE, Ear, publish
+from tests.support.ear import PATIENCE, Ear, publish
 
 Listen = Callable[[Broker], Ear]
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from tests.postgres_server import PostgresServer, program
+from tests.support.postgres_server import PostgresServer, program
 
 from . import sightings
 from .page import PAGE, Result, pinned, unequal, written

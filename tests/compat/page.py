@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 from .stranger import COSTS, Stranger
 from .strangers import STRANGERS

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.servers import HOST, Server
+from tests.support.servers import HOST, Server
 
 from .stranger import Stranger
 

@@ -15,8 +15,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from tests.http_client import Client
-from tests.servers import HOST, ROOT
+from tests.support.http_client import Client
+from tests.support.servers import HOST, ROOT
 
 from .collector import Collector, Error, Span
 from .server import BIN, BenchServer, resident_bytes, threads

@@ -13,8 +13,8 @@ from django_sse import apublish
 from django_sse.contrib import prometheus
 from django_sse.monitoring.metrics import REASONS
 from django_sse.testing import connect
-from tests.servers import ROOT
-from tests.topics.project.streams import Numbers
+from tests.integration.topics.project.streams import Numbers
+from tests.support.servers import ROOT
 
 
 def _scrape(registry: CollectorRegistry | None = None) -> dict[str, float]:

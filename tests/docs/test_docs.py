@@ -25,7 +25,7 @@ import django_sse
 from django_sse.conf import DEFAULTS
 from django_sse.wire.events import EventDecoder, ServerSentEvent
 from tests.docs.pages import PAGES, README, ROOT, Block, Project, blocks, files, prose
-from tests.servers import free_port, listens
+from tests.support.servers import free_port, listens
 
 #: Pages whose examples are run as well as loaded: they need migrations, tables and a user.
 RUN = ("README.md", "recipes.md", "testing.md", "tokens.md")

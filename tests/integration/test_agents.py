@@ -16,10 +16,10 @@ from django_sse import SSEView
 from django_sse.connection.roster import roster
 from django_sse.handshake import response as response_module
 from django_sse.testing import connect
-from tests.http_client import Client
 from tests.project import agents, streams, urls
 from tests.project.journal import Journal
-from tests.servers import SERVERS, Server
+from tests.support.http_client import Client
+from tests.support.servers import SERVERS, Server
 
 from .test_servers import OBJECTS
 

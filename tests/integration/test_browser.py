@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser import open_page
-from tests.servers import Server
+from tests.support.browser import open_page
+from tests.support.servers import Server
 
 # Seconds in which an event shows on the page, in which the server ends though streams are open,
 # and in which a browser has reconnected: it waits some before it tries, and longer each time.

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.http_client import Client
-from tests.postgres_server import PostgresServer, program
-from tests.servers import Server
+from tests.support.http_client import Client
+from tests.support.postgres_server import PostgresServer, program
+from tests.support.servers import Server
 
 
 @pytest.fixture(scope="module")

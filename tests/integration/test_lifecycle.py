@@ -14,8 +14,8 @@ import pytest
 from channels.layers import get_channel_layer
 
 from django_sse.testing import connect
-from tests.redis_server import RedisServer
-from tests.waiting import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 Make = Callable[..., Any]
 Recorded = Callable[..., list[dict[str, Any]]]

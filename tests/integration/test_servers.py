@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.http_client import Client
 from tests.project.journal import Journal
-from tests.servers import SERVERS, Server
-from tests.services import find
+from tests.support.http_client import Client
+from tests.support.servers import SERVERS, Server
+from tests.support.services import find
 
 Serve = Callable[..., Server]
 

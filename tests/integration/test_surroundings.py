@@ -22,7 +22,7 @@ from django.urls import path
 
 from django_sse.testing import connect
 from tests.project import streams
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -31,8 +31,8 @@ from django_sse import (
     sse_path,
 )
 from django_sse.asgi import ASGIHandler, get_asgi_application
-from django_sse.testing import StreamClient, connect
 from django_sse.events import EventDecoder
+from django_sse.testing import StreamClient, connect
 
 
 @dataclass

@@ -1,6 +1,0 @@
-"""The settings of the tests' streams, with what streams behind proxies need besides."""
-
-from tests.project.settings import *  # noqa: F403
-
-ROOT_URLCONF = "tests.proxies.streams"
-DJANGO_SSE = {"HEARTBEAT": {"PERIOD": 0.3}}
