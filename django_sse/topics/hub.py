@@ -12,25 +12,17 @@ import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import TYPE_CHECKING
 
 from django_sse.brokers import get_broker
 from django_sse.brokers.base import Broker, Listener, Message
-from django_sse.connection.outbox import body_message
 from django_sse.connection.roster import roster
-from django_sse.monitoring.metrics import counters
-from django_sse.servers.direct import frame
 
 from .backlog import Item
+from .cohort import CHUNK, Cohort, Follower
 from .orders import CONTROL, obey
-
-if TYPE_CHECKING:
-    from .subscription import Subscription
 
 logger = logging.getLogger("django_sse")
 
-#: Bytes after which a cohort's batch is written at once, so that a burst stays bounded.
-CHUNK = 64 * 1024
 #: Seconds for which the hub rests after it has written, at the most: a process may have been stopped
 #: in the middle of it.
 LONGEST_REST = 0.1
@@ -38,104 +30,6 @@ LONGEST_REST = 0.1
 LINGER = 10.0
 #: Seconds for which streams wait, at the most, until orders to all streams are heard.
 HEED_SECONDS = 1.0
-
-
-class Cohort:
-    """The connections of one loop that follow exactly the same topics."""
-
-    __slots__ = (
-        "_live",
-        "_order",
-        "_skipping",
-        "_waiting",
-        "batch",
-        "dirty",
-        "last",
-        "size",
-        "topics",
-    )
-
-    def __init__(self, topics: frozenset[str]) -> None:
-        self.topics = topics
-        #: The newest message, so that one of several topics is taken once.
-        self.last: Message | None = None
-        self.batch: list[Item] = []
-        self.size = 0
-        #: Whether the hub is going to write what is in the batch.
-        self.dirty = False
-        self._live: dict[Subscription, None] = {}
-        self._waiting: dict[Subscription, None] = {}
-        # What they were replayed is newer than what the listener has delivered so far.
-        self._skipping: dict[Subscription, None] = {}
-        self._order: tuple[Subscription, ...] | None = None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nobody is in it."""
-        return not (self._live or self._waiting or self._skipping)
-
-    def add(self, subscription: Subscription) -> None:
-        """Take a connection in; messages are held for it until it is live."""
-        self._waiting[subscription] = None
-
-    def set_live(self, subscription: Subscription) -> None:
-        """Write to a connection from now on, what is newer than its cursor."""
-        self._waiting.pop(subscription, None)
-        if self.last is None or self.last.id < subscription.cursor:
-            # A broker may store an event before its listener hears of it: what was read from the
-            # store may still be on its way.
-            self._skipping[subscription] = None
-        else:
-            self._live[subscription] = None
-            self._order = None
-
-    def remove(self, subscription: Subscription) -> None:
-        """Let a connection go."""
-        self._waiting.pop(subscription, None)
-        self._skipping.pop(subscription, None)
-        if subscription in self._live:
-            del self._live[subscription]
-            self._order = None
-
-    def flush(self) -> None:
-        """Write the batch to whoever is live, in one piece, and hold it for who is not."""
-        batch, size = self.batch, self.size
-        if not batch:
-            return
-        self.batch, self.size = [], 0
-        data = batch[0][1] if len(batch) == 1 else b"".join([block for _, block in batch])
-        message = body_message(data)
-        order = self._order
-        if order is None:
-            order = self._order = tuple(self._live)
-        # Kept here: who overflows leaves the cohort meanwhile.
-        chunk = frame(data)
-        for subscription in order:
-            try:
-                if subscription.backlog is not None or not subscription.outbox.write(
-                    message, size, chunk
-                ):
-                    subscription.enqueue(batch)
-            except Exception:
-                subscription.fail()
-        counters.sent += len(batch) * len(order)
-        for subscription in tuple(self._skipping):
-            newer = [item for item in batch if item[0].id > subscription.cursor]
-            if newer:
-                del self._skipping[subscription]
-                self._live[subscription] = None
-                self._order = None
-                counters.sent += len(newer)
-                subscription.send(newer)
-        for subscription in tuple(self._waiting):
-            try:
-                subscription.hold(batch, size)
-            except Exception:
-                subscription.fail()
-
-    def everyone(self) -> list[Subscription]:
-        """Return all connections, live or not."""
-        return [*self._live, *self._skipping, *self._waiting]
 
 
 class Hub:
@@ -165,7 +59,7 @@ class Hub:
         self._opened = loop.time()
         self.closed = False
 
-    def add(self, subscription: Subscription, topics: frozenset[str]) -> Cohort:
+    def add(self, follower: Follower, topics: frozenset[str]) -> Cohort:
         """Put a connection into its cohort; messages are held for it from now on."""
         if self._timer is not None:
             self._timer.cancel()
@@ -175,12 +69,12 @@ class Hub:
             cohort = self._cohorts[topics] = Cohort(topics)
             for topic in topics:
                 self._by_topic.setdefault(topic, []).append(cohort)
-        cohort.add(subscription)
+        cohort.add(follower)
         return cohort
 
-    def remove(self, subscription: Subscription, cohort: Cohort) -> None:
+    def remove(self, follower: Follower, cohort: Cohort) -> None:
         """Take a connection out, and stop to listen to what nobody follows any more."""
-        cohort.remove(subscription)
+        cohort.remove(follower)
         if not cohort.empty or self._cohorts.get(cohort.topics) is not cohort:
             return
         del self._cohorts[cohort.topics]
@@ -316,8 +210,8 @@ class Hub:
         self.flush()
         for cohort in list(self._cohorts.values()):
             if not cohort.topics.isdisjoint(topics):
-                for subscription in cohort.everyone():
-                    subscription.lose()
+                for follower in cohort.everyone():
+                    follower.lose()
 
     async def _sweep(self) -> None:
         try:

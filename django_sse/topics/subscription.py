@@ -12,7 +12,8 @@ from django_sse.exceptions import HistoryLost, StreamClosed
 from django_sse.monitoring.metrics import counters
 
 from .backlog import Backlog, Item
-from .hub import CHUNK, Cohort, Hub, get_hub
+from .cohort import CHUNK, Cohort
+from .hub import Hub, get_hub
 
 logger = logging.getLogger("django_sse")
 

@@ -21,6 +21,7 @@ from django_sse.connection.roster import roster
 from django_sse.exceptions import BrokerError
 from django_sse.testing import connect
 from django_sse.topics import hub
+from django_sse.topics.cohort import Cohort
 from django_sse.topics.hub import get_hub
 from django_sse.topics.orders import CONTROL, aclose_streams
 from django_sse.topics.subscription import Subscription
@@ -283,14 +284,14 @@ async def test_cohort_that_fails_keeps_nothing_from_the_others(
         for stream in (bad, good):
             while not stream.last_event_id:
                 await stream.receive_block()
-        flush = hub.Cohort.flush
+        flush = Cohort.flush
 
-        def fail(cohort: hub.Cohort) -> None:
+        def fail(cohort: Cohort) -> None:
             if "a" in cohort.topics and cohort.batch:
                 raise RuntimeError("not foreseen")
             flush(cohort)
 
-        monkeypatch.setattr(hub.Cohort, "flush", fail)
+        monkeypatch.setattr(Cohort, "flush", fail)
         for number in range(3):
             await apublish("b", str(number))
             assert (await good.receive()).data == str(number)
@@ -299,10 +300,10 @@ async def test_cohort_that_fails_keeps_nothing_from_the_others(
 
 async def test_rest_is_bounded(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "LONGEST_REST", 0.05)
-    flush = hub.Cohort.flush
+    flush = Cohort.flush
     pauses = [0.5]
 
-    def stopped(cohort: hub.Cohort) -> None:
+    def stopped(cohort: Cohort) -> None:
         if pauses and cohort.batch:
             time.sleep(pauses.pop())  # As a process that is stopped.
         flush(cohort)
@@ -310,7 +311,7 @@ async def test_rest_is_bounded(broker: MemoryBroker, monkeypatch: pytest.MonkeyP
     async with connect(Listening, kwargs={"topics": "a"}) as stream:
         while not stream.last_event_id:
             await stream.receive_block()
-        monkeypatch.setattr(hub.Cohort, "flush", stopped)
+        monkeypatch.setattr(Cohort, "flush", stopped)
         await apublish("a", "1")
         assert (await stream.receive()).data == "1"
         await apublish("a", "2")

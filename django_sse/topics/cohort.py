@@ -1,0 +1,135 @@
+"""The connections of one event loop that follow exactly the same topics, and the batch for them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from django_sse.brokers.base import EventId, Message
+from django_sse.connection.outbox import Outbox, body_message, frame
+from django_sse.monitoring.metrics import counters
+
+from .backlog import Item
+
+#: Bytes after which a cohort's batch is written at once, so that a burst stays bounded.
+CHUNK = 64 * 1024
+
+
+class Follower(Protocol):
+    """What a cohort and the hub ask of the subscription of one connection."""
+
+    #: The id of the newest message that the connection got by itself, before it was live.
+    cursor: EventId
+    outbox: Outbox
+    #: What waits for a slow client; ``None`` while the client keeps up.
+    backlog: Any
+
+    def hold(self, batch: list[Item], size: int) -> None:
+        """Keep messages for a connection that is not live yet."""
+
+    def send(self, batch: list[Item]) -> None:
+        """Write messages that only this connection gets in one piece."""
+
+    def enqueue(self, batch: list[Item]) -> None:
+        """Keep messages for a client that is slower than they come."""
+
+    def fail(self) -> None:
+        """Log the error that is being handled, and end the connection."""
+
+    def lose(self) -> None:
+        """Note that the broker lost messages after the last one that it delivered."""
+
+
+class Cohort:
+    """The connections of one loop that follow exactly the same topics."""
+
+    __slots__ = (
+        "_live",
+        "_order",
+        "_skipping",
+        "_waiting",
+        "batch",
+        "dirty",
+        "last",
+        "size",
+        "topics",
+    )
+
+    def __init__(self, topics: frozenset[str]) -> None:
+        self.topics = topics
+        #: The newest message, so that one of several topics is taken once.
+        self.last: Message | None = None
+        self.batch: list[Item] = []
+        self.size = 0
+        #: Whether the hub is going to write what is in the batch.
+        self.dirty = False
+        self._live: dict[Follower, None] = {}
+        self._waiting: dict[Follower, None] = {}
+        # What they were replayed is newer than what the listener has delivered so far.
+        self._skipping: dict[Follower, None] = {}
+        self._order: tuple[Follower, ...] | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is in it."""
+        return not (self._live or self._waiting or self._skipping)
+
+    def add(self, follower: Follower) -> None:
+        """Take a connection in; messages are held for it until it is live."""
+        self._waiting[follower] = None
+
+    def set_live(self, follower: Follower) -> None:
+        """Write to a connection from now on, what is newer than its cursor."""
+        self._waiting.pop(follower, None)
+        if self.last is None or self.last.id < follower.cursor:
+            # A broker may store an event before its listener hears of it: what was read from the
+            # store may still be on its way.
+            self._skipping[follower] = None
+        else:
+            self._live[follower] = None
+            self._order = None
+
+    def remove(self, follower: Follower) -> None:
+        """Let a connection go."""
+        self._waiting.pop(follower, None)
+        self._skipping.pop(follower, None)
+        if follower in self._live:
+            del self._live[follower]
+            self._order = None
+
+    def flush(self) -> None:
+        """Write the batch to whoever is live, in one piece, and hold it for who is not."""
+        batch, size = self.batch, self.size
+        if not batch:
+            return
+        self.batch, self.size = [], 0
+        data = batch[0][1] if len(batch) == 1 else b"".join([block for _, block in batch])
+        message = body_message(data)
+        order = self._order
+        if order is None:
+            order = self._order = tuple(self._live)
+        # Kept here: who overflows leaves the cohort meanwhile.
+        chunk = frame(data)
+        for follower in order:
+            try:
+                if follower.backlog is not None or not follower.outbox.write(message, size, chunk):
+                    follower.enqueue(batch)
+            except Exception:
+                follower.fail()
+        counters.sent += len(batch) * len(order)
+        for follower in tuple(self._skipping):
+            newer = [item for item in batch if item[0].id > follower.cursor]
+            if newer:
+                del self._skipping[follower]
+                self._live[follower] = None
+                self._order = None
+                counters.sent += len(newer)
+                follower.send(newer)
+        for follower in tuple(self._waiting):
+            try:
+                follower.hold(batch, size)
+            except Exception:
+                follower.fail()
+
+    def everyone(self) -> list[Follower]:
+        """Return all connections, live or not."""
+        return [*self._live, *self._skipping, *self._waiting]
