@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 help: ## say what there is
 	@echo "make demo    serve the demo shop with Daphne on http://127.0.0.1:$(PORT)/"
 	@echo "make test    run the tests, and show what they cover (ARGS=… goes to pytest)"
-	@echo "make check   lint, formatting, types, Django's checks, missing migrations"
+	@echo "make check   lint, formatting, types, the direction of imports, Django's checks, missing migrations"
 	@echo "make bench   measure beside a bare ASGI application"
 	@echo "make compat  try streams beside other packages, in $(COMPAT_VENV) (ARGS=sentry: rows with that in their name)"
 	@echo "make clean   remove $(VENV), the database of the demo, and what tools have left behind"
@@ -38,6 +38,7 @@ check: $(VENV)/.dev ## lint, types and Django's checks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 

@@ -6,15 +6,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sse.brokers import memory
-from django_sse.brokers.base import Broker, EventId
+from django_sse import SSEView, apublish
+from django_sse.brokers import memory, use_broker
+from django_sse.brokers.base import PASSING, Broker, EventId
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.exceptions import HistoryLost
+from django_sse.testing import connect
 from tests.support.ear import PATIENCE, Ear, publish
 
 Listen = Callable[[Broker], Ear]
@@ -38,6 +42,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(memory, "time", clock)
     return clock
+
+
+@pytest.fixture
+def broker() -> Iterator[MemoryBroker]:
+    """A broker in memory, which this process uses meanwhile."""
+    broker = MemoryBroker()
+    before = use_broker(broker)
+    yield broker
+    use_broker(before)
 
 
 def put(broker: Broker, topic: str) -> EventId:
@@ -174,3 +187,45 @@ async def test_nothing_of_a_topic_comes_that_was_published_before_it_was_subscri
 def test_a_location_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="RedisBroker"):
         MemoryBroker("redis://localhost")
+
+
+class Follows(SSEView):
+    heartbeat = None
+    topics = ["a"]
+
+
+async def test_answers_are_delivered_and_not_held(broker: Any) -> None:
+    before = broker.latest_id()
+    ear = Ear(broker)
+    topics = [f"{PASSING}a", "b"]
+    await ear.listener.subscribe(topics)
+    last = await publish(broker, f"{PASSING}a", b"data: answer\n")
+    await ear.until_id(last)
+    last = await publish(broker, topics, b"data: both\n")
+    await ear.until_id(last)
+    assert ear.heads == [b"data: answer\n", b"data: both\n"]
+    assert [message.head for message in broker.replay(["b"], before)] == [b"data: both\n"]
+    assert broker.replay([f"{PASSING}a"], before) == []
+    await ear.listener.close()
+
+
+async def test_publishers_context_is_none_of_the_streams(broker: MemoryBroker) -> None:
+    who = ContextVar("who", default="nobody")
+    seen: list[str] = []
+    view = Follows.as_asgi()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        async def observed(message: Any) -> None:
+            if b"data" in message.get("body", b""):
+                seen.append(who.get())
+            await send(message)
+
+        await view(scope, receive, observed)
+
+    async with connect(application) as stream:
+        while not stream.last_event_id:
+            await stream.receive_block()
+        who.set("publisher")
+        await apublish("a", "x")
+        await stream.receive()
+    assert seen == ["nobody"]
