@@ -14,11 +14,12 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from .connection.receiving import PendingReceive, Receive, may_be_cancelled
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
+from .handshake.receiving import PendingReceive
 from .handshake.response import PendingStream, current_exchange, is_untouched, pending_stream
-from .servers.flow_control import Send, bare, is_daphnes
+from .servers import bare, keeps_cancelled, server_for
+from .servers.base import Receive, Send
 
 
 def get_asgi_application() -> ASGIHandler:
@@ -49,7 +50,7 @@ class ASGIHandler(asgi.ASGIHandler):
         except (Exception, asyncio.CancelledError) as error:
             # In a task, since a server may cancel again meanwhile.
             await settle(asyncio.ensure_future(exchange.stop()))
-            if isinstance(error, asyncio.CancelledError) and is_daphnes(bare(send)):
+            if isinstance(error, asyncio.CancelledError) and _ends_early(scope, send):
                 # When Daphne ends, it waits for all applications, but only until the first one
                 # ends as cancelled: streams could not clean up any more.
                 forgive_cancellation()
@@ -154,6 +155,11 @@ class ASGIHandler(asgi.ASGIHandler):
             await exchange.abandon("shutdown")
 
 
+def _ends_early(scope: Any, send: Send) -> bool:
+    """Return whether the server's end leaves no time to clean up once an application was cancelled."""
+    return server_for(bare(send), scope).stops_waiting_at_cancelled
+
+
 class _HeadersOnly:
     """An ``EventStreamResponse`` as far as ``send_response()`` needs it to write its headers."""
 
@@ -186,7 +192,7 @@ class _Exchange:
 
     def __init__(self, receive: Receive, send: Send, own_task: asyncio.Task[Any] | None) -> None:
         #: Waits for the server where a wait for its ``receive`` must not be cancelled.
-        self.pending = None if may_be_cancelled(receive) else PendingReceive(receive)
+        self.pending = None if keeps_cancelled(receive) else PendingReceive(receive)
         self._receive = self.pending or receive
         self._send = send
         self._own_task = own_task

@@ -18,9 +18,7 @@ from channels.generic.http import AsyncHttpConsumer
 from django.dispatch import Signal
 
 from .conf import conf
-from .connection.capacity import compare_limits
 from .connection.outbox import Outbox
-from .connection.receiving import Receive
 from .connection.roster import roster
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, LAST_PATIENCE, forgive_cancellation, settle, stop
@@ -29,11 +27,13 @@ from .connection.users import user_key, user_name
 from .connection.watchdog import watchdog
 from .exceptions import StreamClosed
 from .handshake.attributes import FROM_SETTINGS, FromSettings, seconds
+from .handshake.capacity import compare_limits
 from .handshake.limits import come_back_milliseconds
 from .handshake.recheck import still_allowed
 from .handshake.view import Handshake
 from .monitoring.metrics import counters
-from .servers.flow_control import Send, bare, lost, note_loss
+from .servers import bare, server_for
+from .servers.base import Receive, Send, Server
 from .signals import stream_closed, stream_opened
 from .topics.hub import get_hub
 from .wire.events import encode_fields, milliseconds
@@ -73,6 +73,7 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
     #: The server's own ``send``, where what is sent takes another way to it.
     wire: Send | None = None
 
+    _server: Server | None = None
     _outbox: Outbox | None = None
     _life: asyncio.Task[None] | None = None
     _lane: Lane | None = None
@@ -245,15 +246,16 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
 
     def notice_loss(self) -> None:
         """End the stream as left by its client, where the connection is closed without a word."""
-        if self._outbox is not None and not self._outbox.gone and lost(self.base_send):
-            note_loss(self.base_send)
+        outbox, server = self._outbox, self._server
+        if outbox is not None and server is not None and not outbox.gone and server.is_gone():
+            server.note_gone()
             self.end("client")
-            self._outbox.abandon()
+            outbox.abandon()
 
     def _on_failed(self, error: BaseException) -> None:
         """End a stream that cannot be sent: its server, or a middleware, raised this."""
         # ASGI: a server may raise an OSError once the client is gone. uvloop raises another.
-        if isinstance(error, OSError) or lost(self.base_send):
+        if isinstance(error, OSError) or (self._server is not None and self._server.is_gone()):
             self.end("client")
         else:
             logger.error(
@@ -346,18 +348,17 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         loop = self.event_loop = asyncio.get_running_loop()
         self.opened_at = loop.time()
         self.base_send = bare(send)
+        server = self._server = server_for(self.wire or self.base_send, self.scope)
         start, self._start = self._start, None
         if start is not None:
-            if lost(self.base_send):
+            if server.is_gone():
                 # A request that was pipelined: nobody has told it that its client left.
-                note_loss(self.base_send)
+                server.note_gone()
                 raise ConnectionResetError("The connection is closed.")
             _slim(self.request)
             await send(start)
         send = self.base_send
-        if self.wire is None:
-            self.wire = send
-        outbox = self._outbox = Outbox(send, loop, self.scope, self.wire)
+        outbox = self._outbox = Outbox(send, loop, server)
         outbox.on_failed = self._on_failed
         # Headers go out with the first bytes only, and a client's onopen waits for them.
         retry = self._own_retry()
@@ -368,8 +369,8 @@ class Session(Handshake, AsyncHttpConsumer):  # type: ignore[misc] # channels is
         counters.opened += 1
         self._counted = True
         shutdown.watch(loop)
-        shutdown.ask(loop, self.wire)
-        compare_limits(self.wire)
+        shutdown.ask(loop, server)
+        compare_limits(server)
         watchdog(loop).watch()
         get_hub().heed()
         # Both may have come between the handshake and this moment.

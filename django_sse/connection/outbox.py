@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
-from django_sse.servers.direct import Shortcut, shortcut_for
-from django_sse.servers.flow_control import (
-    Rest,
-    Send,
-    abort,
-    can_be_stepped,
-    producer_for,
-    step,
-    unsent,
-)
+from django_sse.servers import server_for
+from django_sse.servers.base import Send, Server
+
+from .tasks import Rest, step
 
 #: Bytes that may wait before ``send()`` waits too.
 HIGH_WATER = 64 * 1024
@@ -35,15 +28,12 @@ class Outbox:
         "_flying",
         "_loop",
         "_pending",
-        "_producer",
         "_scheduled",
-        "_scope",
         "_send",
-        "_shortcut",
+        "_server",
         "_steppable",
         "_task",
         "_waiters",
-        "_wire",
         "gone",
         "on_failed",
         "on_ready",
@@ -56,16 +46,13 @@ class Outbox:
         self,
         send: Send,
         loop: asyncio.AbstractEventLoop,
-        scope: Mapping[str, Any] = MappingProxyType({}),
-        wire: Send | None = None,
+        server: Server | None = None,
     ) -> None:
-        """Take ``wire``: the server's own ``send``, where what is sent takes another way to it."""
+        """Take the ``server`` of the connection, where ``send`` is not the server's own."""
         self._send = send
-        self._wire = send if wire is None else wire
-        self._scope = scope
+        self._server = server_for(send, {}) if server is None else server
         self._loop = loop
-        self._steppable = can_be_stepped(send)
-        self._shortcut: Shortcut | None = None
+        self._steppable = self._server.may_be_stepped and self._server.send == send
         self._pending: list[bytes] = []
         self._flying = 0
         self._scheduled = False
@@ -84,7 +71,7 @@ class Outbox:
         self.on_ready: Callable[[], None] | None = None
         #: Called with what the server, or a middleware around it, raised; nothing is sent then.
         self.on_failed: Callable[[BaseException], None] | None = None
-        self._producer = producer_for(self._wire, self)
+        self._server.attach(self)
 
     def put(self, data: bytes) -> None:
         """Add whole events; they leave by the end of this turn of the event loop. Never waits."""
@@ -108,11 +95,9 @@ class Outbox:
             self.put(message["body"])
             self.flush()
         elif not (self.gone or self._ended):
-            if chunk is not None:
-                if self._shortcut is None:
-                    self._shortcut = shortcut_for(self._send)
+            if chunk is not None and self._steppable:
                 try:
-                    if self._shortcut(chunk, size):
+                    if self._server.write(chunk, size):
                         self.written += size
                         return True
                 except Exception as error:
@@ -149,7 +134,7 @@ class Outbox:
         if self.gone or self._ended:
             return
         self._ended = True
-        self._release()
+        self._server.detach()
         self._write(self._take(), more_body=False)
         while self._task is not None and not self.gone:
             await self._progress()
@@ -159,7 +144,7 @@ class Outbox:
 
         Where the server doesn't tell, what it took itself stands for what the client took.
         """
-        left = unsent(self._wire, self._scope)
+        left = self._server.unsent()
         if not left and not self.blocked:
             return None
         return self.written - (left or 0)
@@ -168,7 +153,7 @@ class Outbox:
         """Drop what waits, and close the connection without waiting for the client."""
         if not self.gone:
             self.abandon()
-            abort(self._wire, self._scope)
+            self._server.abort()
 
     def abandon(self) -> None:
         """Drop what waits: the client is gone. Whoever waits in ``drain()`` goes on."""
@@ -177,7 +162,7 @@ class Outbox:
         self.gone = True
         self._pending.clear()
         self.size = self._flying
-        self._release()
+        self._server.detach()
         if self._task is not None:
             self._task.cancel()
         self._tell()
@@ -188,7 +173,7 @@ class Outbox:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    # The transport's word, through flow_control.
+    # What the server says of the connection.
 
     def pause(self) -> None:
         self.paused = True
@@ -270,15 +255,15 @@ class Outbox:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _release(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.release()
-
 
 def body_message(body: bytes, *, more_body: bool = True) -> dict[str, Any]:
     """Return the ASGI message of a piece of a response's body."""
     return {"type": "http.response.body", "body": body, "more_body": more_body}
+
+
+def frame(data: bytes) -> bytes:
+    """Return ``data`` as one chunk of a chunked response (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 async def _await(sending: Any) -> None:

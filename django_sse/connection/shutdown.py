@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from django_sse.conf import conf
-from django_sse.servers.flow_control import Send, ending
+from django_sse.servers.base import Server
 
 from .roster import roster
 
@@ -51,9 +51,9 @@ class Shutdown:
             self._loops = {**others, loop: None}
             self._hook()
 
-    def ask(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
+    def ask(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         """Wait for the word of a server that tells by itself; called as a stream begins."""
-        if self._loops.get(loop) is None and (sign := ending(send)) is not None:
+        if self._loops.get(loop) is None and (sign := server.ending()) is not None:
             self._loops[loop] = loop.create_task(self._heed(sign), context=Context())
 
     def _hook(self) -> None:

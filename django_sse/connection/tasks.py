@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from types import CoroutineType
 from typing import Any
 
 #: Seconds that a stream takes to end once its server has cancelled it.
@@ -68,3 +70,35 @@ async def settle(task: asyncio.Task[Any], patience: float | None = None) -> None
                 return
             cancelled = task.cancel()
             deadline = loop.time() + GOODBYE_SECONDS
+
+
+def step(coroutine: CoroutineType[Any, Any, None]) -> Any:
+    """Run ``coroutine`` up to where it blocks; return what it waits for, or ``None`` at its end."""
+    try:
+        return coroutine.send(None)
+    except StopIteration:
+        return None
+
+
+class Rest:
+    """Awaits the rest of a coroutine that was stepped and has blocked on ``waiting_for``."""
+
+    __slots__ = ("_coroutine", "_waiting_for")
+
+    def __init__(self, coroutine: CoroutineType[Any, Any, None], waiting_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waiting_for = waiting_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        coroutine, waiting_for = self._coroutine, self._waiting_for
+        try:
+            while True:
+                try:
+                    # The future still carries the mark of its first await, as a task expects.
+                    value = yield waiting_for
+                except BaseException as error:
+                    waiting_for = coroutine.throw(error)
+                else:
+                    waiting_for = coroutine.send(value)
+        except StopIteration:
+            return

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .tasks import GOODBYE_SECONDS, settle
-
-Receive = Callable[[], Awaitable[Any]]
-
-
-def may_be_cancelled(receive: Receive) -> bool:
-    """Return whether a pending ``receive()`` is known to survive its cancellation unharmed.
-
-    ASGI does not promise it. It is so where ``receive`` is the ``get()`` of an ``asyncio.Queue``
-    (Daphne, Hypercorn), and was seen with Uvicorn and Granian. After one cancellation, gunicorn's
-    own worker answers ``http.disconnect`` for ever.
-    """
-    owner = getattr(receive, "__self__", None)
-    if type(owner) is asyncio.Queue:
-        return True
-    return type(owner).__module__.startswith(("uvicorn.protocols.", "granian."))
+from django_sse.connection.tasks import GOODBYE_SECONDS, settle
+from django_sse.servers.base import Receive
 
 
 class PendingReceive:

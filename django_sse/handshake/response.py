@@ -17,7 +17,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from django_sse.connection.roster import roster
-from django_sse.servers.flow_control import Send
+from django_sse.servers.base import Send
 from django_sse.wire.events import CONTENT_TYPE
 
 logger = logging.getLogger("django_sse")

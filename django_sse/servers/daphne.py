@@ -1,109 +1,110 @@
-"""Shortcuts past a server's ``send()``, for bytes that go to many connections at once.
+"""Daphne.
 
-Most of what a small event costs is its server's: a coroutine, the checks, the framing. Here the
-same framed chunk is handed to the transports of all connections. A shortcut is taken only while
-everything is as it expects: a chunked HTTP/1.1 response that has begun, nothing waiting before it.
-Otherwise it declines, and the event goes by the server's ``send()``.
+Private to Daphne and Twisted, as seen in Daphne 4.2.3 and Twisted 26.10:
+
+- ``send`` is a ``functools.partial`` of one argument, the ``daphne.http_protocol.WebRequest``;
+- ``WebRequest``: ``_disconnected``, and of Twisted's ``Request`` ``channel``, ``chunked``, ``finished``,
+  ``sentLength``, ``startedWriting``, ``registerProducer()`` and ``unregisterProducer()``;
+- the transport of a plain TCP connection: ``TLS``, ``connected``, ``disconnecting``, ``dataBuffer``, ``offset``,
+  ``_tempDataBuffer`` and ``_tempDataLen`` (bytes that wait), ``socket``, ``abortConnection()``.
+
+Where one of them is missing, Daphne is served without the feature that needs it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Mapping
 from typing import Any
 
-from .flow_control import Send
+from .base import Send, Server, Writer, has_all, is_instance, send_queue
 
-#: Takes a framed chunk and the size of what is in it; False where it must go another way.
-Shortcut = Callable[[bytes, int], bool]
+logger = logging.getLogger("django_sse")
 
-
-def frame(data: bytes) -> bytes:
-    """Return ``data`` as one chunk of a chunked response (RFC 9112, 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
+_REQUEST = ("_disconnected", "channel", "chunked", "finished", "sentLength", "startedWriting")
+_TRANSPORT = ("TLS", "_tempDataBuffer", "connected", "dataBuffer", "disconnecting")
 
 
-def shortcut_for(send: Send) -> Shortcut:
-    """Return the shortcut behind a server's ``send``; one that always declines, where there is none."""
-    if isinstance(send, functools.partial) and len(send.args) == 1:
-        request = send.args[0]
-        if _is(request, "daphne.http_protocol", "WebRequest") and _has(request, _Daphne.NEEDS):
-            return _Daphne(request)
-    cycle: Any = getattr(send, "__self__", None)
-    if (
-        _is(cycle, "uvicorn.protocols.http.httptools_impl", "RequestResponseCycle")
-        and _has(cycle, _Uvicorn.NEEDS)
-        and hasattr(cycle.flow, "write_paused")
-    ):
-        return _Uvicorn(cycle)
-    return _decline
+class Daphne(Server):
+    """A connection of Daphne, and the producer that Twisted's transport pauses and resumes.
 
+    Daphne's ``send()`` never waits, so without a producer a slow client would cost any amount of memory.
 
-def _is(thing: object, module: str, name: str) -> bool:
-    return type(thing).__module__ == module and type(thing).__qualname__ == name
-
-
-def _has(thing: object, names: Iterable[str]) -> bool:
-    """Return whether a server still has what is used of it, which is its own affair."""
-    return all(hasattr(thing, name) for name in names)
-
-
-def _decline(chunk: bytes, size: int) -> bool:
-    return False
-
-
-class _Uvicorn:
-    """Uvicorn with httptools: the transport that its ``send()`` would write to."""
-
-    NEEDS = (
-        "chunked_encoding",
-        "disconnected",
-        "flow",
-        "response_complete",
-        "response_started",
-        "transport",
-    )
-
-    __slots__ = ("_cycle",)
-
-    def __init__(self, cycle: Any) -> None:
-        self._cycle = cycle
-
-    def __call__(self, chunk: bytes, size: int) -> bool:
-        cycle = self._cycle
-        if (
-            not cycle.response_started
-            or cycle.response_complete
-            or not cycle.chunked_encoding
-            or cycle.disconnected
-            or cycle.flow.write_paused
-        ):
-            return False
-        cycle.transport.write(chunk)
-        return True
-
-
-class _Daphne:
-    """Daphne over plain TCP: its socket first, for most of a write's cost is Twisted's waiting.
-
-    What the socket does not take goes to the transport, which pauses the producer as ever. TLS and
-    HTTP/2 have other transports, and are declined.
+    Source: Twisted's ``IPushProducer``.
     """
 
-    NEEDS = ("_disconnected", "channel", "chunked", "finished", "sentLength", "startedWriting")
-    TRANSPORT_NEEDS = ("TLS", "_tempDataBuffer", "connected", "dataBuffer", "disconnecting")
+    __slots__ = ("_request", "_request_is_known", "_transport_is_known", "_writer")
 
-    __slots__ = ("_request", "_transport_is_known")
+    may_be_stepped = True
+    stops_waiting_at_cancelled = True
 
-    def __init__(self, request: Any) -> None:
-        self._request = request
+    def __init__(self, send: Send, scope: Mapping[str, Any]) -> None:
+        super().__init__(send, scope)
+        self._request: Any = send.args[0]  # type: ignore[attr-defined] # owns() has seen it
+        self._writer: Writer | None = None
+        # Checked at the first write, since many streams never make one.
+        self._request_is_known: bool | None = None
         self._transport_is_known = False
 
-    def __call__(self, chunk: bytes, size: int) -> bool:
+    @classmethod
+    def owns(cls, send: Send) -> bool:
+        """Return whether ``send`` is a partial of Daphne's request."""
+        if isinstance(send, functools.partial) and len(send.args) == 1:
+            return type(send.args[0]).__module__ == "daphne.http_protocol"
+        return False
+
+    def attach(self, writer: Writer) -> None:
+        """Register as the producer of Daphne's request."""
+        try:
+            if self._request.channel is not None:
+                self._writer = writer
+                self._request.registerProducer(self, True)
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            # Another Daphne than those that are known, or a middleware has a producer here.
+            self._writer = None
+            logger.warning("Daphne has no flow control for this stream.", exc_info=True)
+
+    def detach(self) -> None:
+        """Unregister, as Twisted demands before a response ends."""
+        writer, self._writer = self._writer, None
+        # When the client leaves, the request loses its channel, and its producer with it.
+        if writer is not None and self._request.channel is not None:
+            self._request.unregisterProducer()
+
+    # The names are Twisted's.
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        """Take Twisted's word that the connection is full."""
+        if self._writer is not None:
+            self._writer.pause()
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        """Take Twisted's word that the connection is ready again."""
+        if self._writer is not None:
+            self._writer.resume()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        """Take Twisted's word that the client is gone."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def write(self, chunk: bytes, size: int) -> bool:
+        """Write to the socket, since Twisted's waiting is most of what a write costs.
+
+        The transport gets what the socket does not take, and pauses the producer as ever. Connections
+        over TLS and HTTP/2 have other transports, and go by ``send()``.
+        """
         request = self._request
+        if self._request_is_known is None:
+            self._request_is_known = is_instance(
+                request, "daphne.http_protocol", "WebRequest"
+            ) and has_all(request, _REQUEST)
+        if not self._request_is_known:
+            return False
         channel = request.channel
         if (
-            not _is(channel, "twisted.web.http", "HTTPChannel")
+            not is_instance(channel, "twisted.web.http", "HTTPChannel")
             or request._disconnected
             or request.finished
             or not request.startedWriting
@@ -112,9 +113,9 @@ class _Daphne:
             return False
         transport = channel.transport
         if not self._transport_is_known:
-            self._transport_is_known = _is(transport, "twisted.internet.tcp", "Server") and _has(
-                transport, self.TRANSPORT_NEEDS
-            )
+            self._transport_is_known = is_instance(
+                transport, "twisted.internet.tcp", "Server"
+            ) and has_all(transport, _TRANSPORT)
         if (
             not self._transport_is_known
             or transport.TLS
@@ -127,9 +128,30 @@ class _Daphne:
         try:
             sent = transport.socket.send(chunk)
         except OSError:
-            # Full, or broken: the transport finds out which.
+            # The socket is full or broken. The transport finds out which of the two.
             sent = 0
         if sent < len(chunk):
             transport.write(chunk[sent:])
         request.sentLength += size
         return True
+
+    def unsent(self) -> int | None:
+        """Return what Twisted's transport holds and what the socket has not sent; known on Linux."""
+        transport = self._transport()
+        if transport is None:
+            return None
+        try:
+            held = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+            queue = send_queue(transport.fileno())
+        except (AttributeError, OSError, TypeError, ValueError):
+            return None
+        return None if queue is None else int(held) + queue
+
+    def abort(self) -> None:
+        """Abort the connection of Twisted's transport."""
+        abort = getattr(self._transport(), "abortConnection", None)
+        if abort is not None:
+            abort()
+
+    def _transport(self) -> Any:
+        return getattr(getattr(self._request, "channel", None), "transport", None)

@@ -7,16 +7,11 @@ import contextlib
 import os
 import socket
 import struct
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from .base import send_queue
 
 #: Where the file descriptors of this process are listed.
 DESCRIPTORS = "/proc/self/fd"
@@ -27,7 +22,7 @@ FRESH_SECONDS = 0.2
 # A connection: the client's host and port, and the server's port.
 _Address = tuple[str, int, int]
 
-_queues: dict[_Address, int] = {}
+_queues: dict[_Address, int | None] = {}
 _read_at = float("-inf")
 # What is to be closed, by the event loop that said so: all of one turn are looked for at once.
 _doomed: dict[asyncio.AbstractEventLoop, set[_Address]] = {}
@@ -41,14 +36,14 @@ def queued(scope: Mapping[str, Any]) -> int | None:
     """
     global _queues, _read_at
     address = _address_of(scope)
-    if address is None or fcntl is None:
+    if address is None:
         return None
     now = time.monotonic()
     if now - _read_at > FRESH_SECONDS:
-        found: dict[_Address, int] = {}
+        found: dict[_Address, int | None] = {}
         for it, connection in _connections():
-            with contextlib.suppress(OSError):  # One that has no queue; of UDP, say.
-                found[it] = _queue(connection)
+            with contextlib.suppress(OSError):  # A socket of UDP has no such queue.
+                found[it] = send_queue(connection.fileno())
         _queues, _read_at = found, now
     return _queues.get(address)
 
@@ -115,8 +110,3 @@ def _address_of(scope: Mapping[str, Any]) -> _Address | None:
     if not (client and client[1] and server and server[1]):
         return None
     return str(client[0]), int(client[1]), int(server[1])
-
-
-def _queue(connection: socket.socket) -> int:
-    queue = fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4)
-    return int.from_bytes(queue, sys.byteorder)

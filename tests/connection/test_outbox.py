@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from django_sse.connection.outbox import HIGH_WATER, Outbox
+from django_sse.servers.base import Server
 
 BIG = b"x" * HIGH_WATER
 
@@ -282,15 +283,19 @@ async def test_bytes_taken_tells_of_progress(
 
 
 async def test_shortcut_that_fails_is_the_failure_of_its_connection(
-    make: Callable[[], Outbox], connection: Connection, monkeypatch: pytest.MonkeyPatch
+    connection: Connection,
 ) -> None:
     error = RuntimeError("the transport is broken")
 
-    def broken(chunk: bytes, size: int) -> bool:
-        raise error
+    class Broken(Server):
+        """A server whose short way fails."""
 
-    monkeypatch.setattr("django_sse.connection.outbox.shortcut_for", lambda send: broken)
-    outbox = make()
+        may_be_stepped = True
+
+        def write(self, chunk: bytes, size: int) -> bool:
+            raise error
+
+    outbox = Outbox(connection.send, asyncio.get_running_loop(), Broken(connection.send, {}))
     failures: list[BaseException] = []
     outbox.on_failed = failures.append
     message = {"type": "http.response.body", "body": b"shared", "more_body": True}

@@ -13,6 +13,7 @@ import pytest
 
 from django_sse import SSEView
 from django_sse.connection import watchdog
+from django_sse.servers.base import Server
 from django_sse.testing import connect
 from tests.support.waiting import eventually
 
@@ -105,7 +106,7 @@ async def test_stream_that_took_less_than_its_heads_is_stalled_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A peer that vanished from a stream of a few bytes: what is on its way is more than its events.
-    monkeypatch.setattr("django_sse.connection.outbox.unsent", lambda send, scope: 100_000)
+    monkeypatch.setattr(Server, "unsent", lambda self: 100_000)
     reasons: list[str] = []
 
     class Silent(Endless):

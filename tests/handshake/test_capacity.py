@@ -11,30 +11,11 @@ from typing import Any
 
 import pytest
 
-from django_sse.connection import capacity
-from django_sse.connection.capacity import compare_limits, granians_backpressure
+from django_sse.handshake import capacity
+from django_sse.handshake.capacity import compare_limits
+from django_sse.servers import server_for
+from django_sse.servers.granian import Granian
 from tests.support.connections import held, under_hypercorn, under_uvicorn
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "number"),
-    [
-        (["/venv/bin/granian", "app:app"], {}, 1024),
-        (["/venv/lib/granian/__main__.py", "--workers", "4", "app:app"], {}, 256),
-        (["granian", "--backlog", "128"], {}, 128),
-        (["granian", "--backlog=2048", "--workers=2"], {"GRANIAN_BACKLOG": "128"}, 1024),
-        (["granian"], {"GRANIAN_BACKLOG": "128", "GRANIAN_WORKERS": "200"}, 1),
-        (["granian", "--backpressure", "300", "--workers", "4"], {}, 300),
-        (["granian"], {"GRANIAN_BACKPRESSURE": "50"}, 50),
-        (["granian", "--workers", "many"], {}, None),
-        (["granian", "--workers"], {}, None),
-        (["manage.py", "serve"], {}, None),
-    ],
-)
-def test_granians_number_is_read_from_how_it_was_started(
-    arguments: list[str], environment: dict[str, str], number: int | None
-) -> None:
-    assert granians_backpressure(arguments, environment) == number
 
 
 @pytest.mark.parametrize(
@@ -69,8 +50,8 @@ async def test_limits_of_a_server_are_compared_once(
         protocol = application.send.__self__.transport.get_protocol()
         protocol.limit_concurrency = limit
         with caplog.at_level(logging.WARNING, "django_sse"):
-            compare_limits(application.send)
-            compare_limits(application.send)
+            compare_limits(server_for(application.send, {}))
+            compare_limits(server_for(application.send, {}))
     assert len(caplog.records) == bool(said)
     assert all(text in caplog.text for text in said)
 
@@ -94,17 +75,20 @@ async def test_server_without_a_limit_is_left_alone(
     async with held(under_hypercorn) as (application, _):
         for it in (application.send, send):
             monkeypatch.setattr(capacity, "_compared_in", set())
-            compare_limits(it)
+            compare_limits(server_for(it, {}))
     assert caplog.records == []
 
 
 async def test_granians_number_is_compared(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(capacity, "is_granians", lambda send: True)
     for arguments, records in ((["granian"], 1), (["manage.py"], 1)):
         monkeypatch.setattr(capacity, "_compared_in", set())
         monkeypatch.setattr("sys.argv", arguments)
-        compare_limits(object())  # type: ignore[arg-type]
+        compare_limits(Granian(nowhere, {}))
         assert len(caplog.records) == records
     assert "wait without an answer" in caplog.text
+
+
+async def nowhere(message: Any) -> None:
+    """Send nothing."""

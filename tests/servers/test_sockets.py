@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from django_sse.servers import sockets
+from django_sse.servers import base, sockets
 from django_sse.servers.sockets import close_soon, queued
 from tests.support.waiting import eventually
 
@@ -181,10 +181,14 @@ def test_nothing_is_queued_where_the_system_does_not_tell(
     pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on Windows.
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    elsewhere = runpy.run_path(sockets.__file__)
-    assert elsewhere["queued"](pairs[0].scope) is None
     assert queued(pairs[0].scope) == 0
+    monkeypatch.setattr(base, "fcntl", None)
+    assert queued(pairs[0].scope) is None
+
+
+def test_module_loads_where_there_is_no_fcntl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert runpy.run_path(base.__file__)["send_queue"](0) is None
 
 
 def test_sockets_of_a_process_with_a_default_time_limit_are_left_alone() -> None:

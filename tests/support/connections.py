@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import hypercorn.asyncio
+import pytest
 import uvicorn
 from daphne.http_protocol import HTTPFactory, WebRequest
 from gunicorn.asgi.protocol import ASGIProtocol
@@ -108,6 +109,48 @@ async def under_gunicorn(application: Any) -> AsyncIterator[int]:
             if protocol.transport is not None:
                 protocol.transport.abort()
         await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def under_toy(application: Any) -> AsyncIterator[int]:
+    """Serve with a little server of HTTP/1.1 that nobody knows; its ``send`` waits as ASGI has it."""
+    running: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.add(asyncio.current_task())  # type: ignore[arg-type]
+        await reader.readuntil(b"\r\n\r\n")
+
+        async def receive() -> Any:
+            await reader.read()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                writer.write(b"HTTP/1.1 %d\r\n\r\n" % message["status"])
+            else:
+                writer.write(message["body"])
+            await writer.drain()
+
+        scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/"}
+        try:
+            await application(scope, receive, send)
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        if running:
+            await asyncio.wait(running, timeout=5)
+
+
+def nothing_arrived(client: socket.socket) -> bool:
+    """Return True; what is written reaches a client on this machine at once."""
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+    return True
 
 
 class Held:

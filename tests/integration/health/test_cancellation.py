@@ -366,8 +366,8 @@ def _left() -> dict[str, Any]:
             for timer in loop._scheduled
             if not timer.cancelled()
             and "django_sse" in repr(timer)
-            # One for all streams of the loop, each.
-            and getattr(timer._callback, "__name__", "") not in ("_expire", "_round")
+            # These serve all streams of the loop or of the process.
+            and getattr(timer._callback, "__name__", "") not in ("_expire", "_round", "_look")
         },
     }
     return {name: value for name, value in found.items() if value}
