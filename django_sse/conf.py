@@ -17,6 +17,17 @@ from .wire.events import milliseconds
 from .wire.heartbeat import Heartbeat, check_event, check_period
 
 
+class FromSettings:
+    """The value of a view's attribute that leaves it to the setting."""
+
+    def __repr__(self) -> str:
+        return "the value in DJANGO_SSE"
+
+
+#: The value of a view's attribute that leaves it to the setting.
+FROM_SETTINGS: Any = FromSettings()
+
+
 class BrokerSettings(NamedTuple):
     """``DJANGO_SSE["BROKER"]``: the dotted path of a class, and what it is made with."""
 

@@ -93,3 +93,10 @@ class HistoryLost(BrokerError):
     The events were trimmed since, or the id is not one of this broker's data: it lies in the
     future, or before the broker lost its data.
     """
+
+
+def is_only_closed(error: BaseException) -> bool:
+    """Return whether an exception, or all of a group's, says only that the stream has ended."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_only_closed, error.exceptions))
+    return isinstance(error, StreamClosed)

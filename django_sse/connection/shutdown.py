@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import threading
 import time
@@ -25,6 +26,14 @@ from .roster import roster
 logger = logging.getLogger("django_sse")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: Seconds from which each client is given a time of its own, so that they don't come back at once.
+COME_BACK_SECONDS = (1.0, 5.0)
+
+
+def come_back_milliseconds() -> int:
+    """Return a reconnection time in milliseconds, another for each caller."""
+    low, high = COME_BACK_SECONDS
+    return round(random.uniform(low, high) * 1000)  # noqa: S311 - spreads load
 
 
 class Shutdown:

@@ -10,25 +10,17 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sse.connection.groups import check_groups
+from django_sse.conf import FromSettings
+from django_sse.connection.stream import defines
 from django_sse.exceptions import InvalidEvent, InvalidTopic
+from django_sse.streams.following import check_several_topics
+from django_sse.streams.groups import check_groups
 from django_sse.topics.backlog import OVERFLOWS
 from django_sse.topics.publishing import check_topics
 from django_sse.topics.rendering import check_renderer
 from django_sse.wire.events import milliseconds
 from django_sse.wire.heartbeat import Heartbeat
 from django_sse.wire.serialization import check_serializer
-
-
-class FromSettings:
-    """The value of an attribute that stands for the setting."""
-
-    def __repr__(self) -> str:
-        return "the value in DJANGO_SSE"
-
-
-#: The value of an attribute for which the setting stands.
-FROM_SETTINGS: Any = FromSettings()
 
 #: The attributes that are checked.
 CHECKED = (
@@ -63,7 +55,6 @@ RESERVED = (
     "followed_topics",
     "has_to_clean_up",
     "live",
-    "log_extra",
     "newest_id",
     "notice_loss",
     "opened_at",
@@ -74,18 +65,9 @@ RESERVED = (
     "stall",
     "stream_id",
     "subscribed",
-    "tell_failure",
     "wind_up",
     "wire",
 )
-
-
-def defines(cls: type, base: type, name: str) -> bool:
-    """Return whether ``cls``, with its mixins, defines ``name`` itself, beside ``base``.
-
-    The functions are not compared: an agent may wrap those of ``base``, anew at each look.
-    """
-    return any(name in vars(owner) for owner in cls.__mro__ if owner not in base.__mro__)
 
 
 def check_hooks(cls: type[Any], base: type[Any]) -> None:
@@ -173,14 +155,6 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
             )
 
 
-def check_several_topics(where: str, topics: Any) -> None:
-    """Raise ``ImproperlyConfigured`` for topics that are one string: its letters, most likely."""
-    if isinstance(topics, str):
-        raise ImproperlyConfigured(
-            f"{where} must be a list of topics, got {topics!r}. Write [{topics!r}]."
-        )
-
-
 def _is_duration(value: Any) -> bool:
     if value is None or isinstance(value, FromSettings):
         return True
@@ -192,8 +166,3 @@ def _is_duration(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return value is None or (type(value) is int and value > 0)
-
-
-def seconds(duration: float | timedelta | None) -> float | None:
-    """Return a duration in seconds."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else duration

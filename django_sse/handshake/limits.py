@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -10,21 +9,12 @@ from rest_framework.exceptions import APIException
 
 from django_sse.conf import conf
 from django_sse.connection.roster import roster
-from django_sse.connection.shutdown import shutdown
+from django_sse.connection.shutdown import come_back_milliseconds, shutdown
 from django_sse.connection.users import is_authenticated, user_key, user_name
 from django_sse.monitoring.metrics import counters
 from django_sse.wire.events import CONTENT_TYPE, encode_fields
 
 from .response import Uncompressed
-
-#: Seconds from which each client is given a time of its own, so that they don't come back at once.
-COME_BACK_SECONDS = (1.0, 5.0)
-
-
-def come_back_milliseconds() -> int:
-    """Return a reconnection time in milliseconds, another for each caller."""
-    low, high = COME_BACK_SECONDS
-    return round(random.uniform(low, high) * 1000)  # noqa: S311 - spreads load
 
 
 class ComeBackLater(APIException):

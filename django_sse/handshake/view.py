@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -27,6 +26,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from django_sse.connection.shutdown import shutdown
+from django_sse.connection.stream import Stream
 from django_sse.connection.users import is_authenticated
 from django_sse.exceptions import StreamFinished
 from django_sse.topics.hub import get_hub
@@ -34,6 +34,7 @@ from django_sse.topics.orders import ended_since, newest_order
 from django_sse.wire.events import CONTENT_TYPE
 
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
+from .request import BodyTooLarge, load
 from .response import Connection, EventStreamResponse
 
 #: Headers that frame a message. The server writes them; wrong ones end the stream, or break it.
@@ -74,14 +75,6 @@ class StreamNeedsASGI(APIException):
     default_code = "needs_asgi"
 
 
-class BodyTooLarge(APIException):
-    """Answered to a body above ``DATA_UPLOAD_MAX_MEMORY_SIZE``."""
-
-    status_code = 413
-    default_detail = "The body is larger than this server takes."
-    default_code = "body_too_large"
-
-
 class EventStreamRenderer(BaseRenderer):
     """Stands for ``text/event-stream`` in content negotiation, metadata and schemas."""
 
@@ -108,7 +101,7 @@ class _EveryDatabase(set[str]):
         return True
 
 
-class Handshake(APIView):
+class Handshake(APIView, Stream):
     """An asynchronous ``APIView`` whose answer is a stream, or a plain HTTP error as JSON.
 
     What is synchronous in DRF runs to its end in one trip to the request's thread, so that
@@ -145,10 +138,6 @@ class Handshake(APIView):
 
     async def prepare(self) -> None:
         """Ready what the stream needs before there is a response; after ``connect()``."""
-
-    def revoke(self) -> None:
-        """End the stream as it begins: somebody has ordered it meanwhile."""
-        raise NotImplementedError
 
     async def abandon(self, reason: str) -> None:
         """End a stream that never began, and give its place back.
@@ -226,7 +215,7 @@ class Handshake(APIView):
                 self.http_method_not_allowed(self.request, *args, **kwargs)
             if method == "options":
                 return self._final(self.options(self.request, *args, **kwargs))
-            _load(self.request)
+            load(self.request)
         except Exception as error:
             return self._refuse(error)
         return None
@@ -288,41 +277,6 @@ def _as_json(error: Exception) -> APIException:
         return BodyTooLarge()
     # Not a word on why, as Django does.
     return ParseError("Bad request.", code="bad_request")
-
-
-def _load(request: Request) -> None:
-    """Read what is lazy on a request: its user, its body, and its session."""
-    request.user  # noqa: B018 - perform_authentication() may have been overridden
-    _check_size(request)
-    try:
-        request.data  # noqa: B018
-    except RecursionError as error:
-        raise ParseError("The body is nested too deeply.") from error
-    session = getattr(request._request, "session", None)
-    if session is not None and session.session_key:
-        # Looking is not using: SessionMiddleware adds "Vary: Cookie" to what was accessed.
-        accessed = session.accessed
-        session.get("", None)
-        session.accessed = accessed
-
-
-def _check_size(request: Request) -> None:
-    """Refuse a body that a stream would hold in memory for as long as it lives.
-
-    DRF's parsers know no limit, save for what they take apart piece by piece; to Django it is what
-    ``request.body`` may have.
-    """
-    if str(request.content_type).startswith("multipart/"):
-        return
-    limit, stream = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, getattr(request._request, "_stream", None)
-    if limit is None or stream is None or getattr(request._request, "_read_started", False):
-        return
-    if not stream.seekable():
-        return  # A test client's, which sends what the test gave it.
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    if size > limit:
-        raise BodyTooLarge
 
 
 @functools.cache

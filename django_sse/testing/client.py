@@ -27,7 +27,7 @@ from django_sse.brokers.memory import MemoryBroker
 from django_sse.connection.roster import roster
 from django_sse.connection.threads import pool
 from django_sse.connection.users import nobody
-from django_sse.session import ON_FAILURE
+from django_sse.monitoring.reports import ON_FAILURE
 from django_sse.topics.hub import close_idle_hub
 from django_sse.views import SSEView
 from django_sse.wire.events import EventDecoder, ServerSentEvent

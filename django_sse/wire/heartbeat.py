@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
-import inspect
 import logging
-import random
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -130,93 +126,3 @@ def _imported(path: str) -> EventProvider:
             f"it is {provider!r}."
         )
     return provider  # type: ignore[no-any-return]
-
-
-class Pulse:
-    """The beats of one stream: a timer, and a task only while an async provider runs.
-
-    ``beat`` is given the encoded bytes, or the event that a provider returned. The first beat
-    comes after a random part of the period, so that the beats of many streams are spread.
-    """
-
-    __slots__ = ("_beat", "_context", "_due", "_heartbeat", "_loop", "_provider", "_task", "_timer")
-
-    def __init__(
-        self,
-        heartbeat: Heartbeat,
-        beat: Callable[[bytes | ServerSentEvent], None],
-        loop: asyncio.AbstractEventLoop,
-        context: contextvars.Context | None,
-    ) -> None:
-        self._heartbeat = heartbeat
-        self._beat = beat
-        self._loop = loop
-        self._context = context
-        self._provider: EventProvider | None = None
-        self._task: asyncio.Task[Any] | None = None
-        # Kept here: uvloop returns a plain handle, without when(), for what is due at once.
-        self._due = loop.time() + heartbeat.period * random.random()  # noqa: S311 - spreads load
-        self._timer: asyncio.Handle = loop.call_at(self._due, self._fire, context=context)
-
-    def stop(self) -> asyncio.Task[Any] | None:
-        """Beat no more, at once; return the task of a provider that was running, to wait for."""
-        self._timer.cancel()
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-        return task
-
-    def _fire(self) -> None:
-        # Scheduled before anything can fail, and from the planned moment, so that beats don't drift.
-        self._due = max(self._due + self._heartbeat.period, self._loop.time())
-        self._timer = self._loop.call_at(self._due, self._fire, context=self._context)
-        if self._heartbeat.encoded is not None:
-            self._beat(self._heartbeat.encoded)
-            return
-        if self._task is not None:
-            return  # The provider is slower than the period: this beat is left out.
-        try:
-            if self._provider is None:
-                self._provider = self._heartbeat.provider()
-            event = self._provider()
-            if inspect.isawaitable(event):
-                # Not wrapped where it is a coroutine: it would never be awaited, which Python
-                # warns of, when the task is cancelled before its first step.
-                running = event if inspect.iscoroutine(event) else _awaited(event)
-                self._task = self._loop.create_task(running, context=self._context)
-                self._task.add_done_callback(self._on_event, context=self._context)
-            else:
-                self._send(event)
-        except Exception:
-            self._log()
-
-    def _on_event(self, task: asyncio.Task[Any]) -> None:
-        if task is not self._task:
-            # Stopped meanwhile. What its callable says to that is of no use to anybody.
-            if not task.cancelled():
-                task.exception()
-            return
-        self._task = None
-        try:
-            self._send(task.result())
-        except asyncio.CancelledError:
-            logger.error("The heartbeat's event %r cancelled itself.", self._heartbeat.event)
-        except Exception:
-            self._log()
-
-    def _send(self, event: Any) -> None:
-        if not isinstance(event, ServerSentEvent):
-            raise TypeError(
-                f"The heartbeat's event {self._heartbeat.event!r} must return a ServerSentEvent, "
-                f"it returned {event!r}."
-            )
-        self._beat(event)
-
-    def _log(self) -> None:
-        logger.exception(
-            "The heartbeat's event %r failed; this beat is left out.", self._heartbeat.event
-        )
-
-
-async def _awaited(event: Awaitable[Any]) -> Any:
-    return await event

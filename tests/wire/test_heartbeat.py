@@ -16,8 +16,8 @@ from django.test import override_settings
 from rest_framework import serializers
 
 from django_sse import Heartbeat, ServerSentEvent, SSEView, StreamClosed
+from django_sse.streams.heartbeats import Pulse
 from django_sse.testing import StreamClient, connect
-from django_sse.wire.heartbeat import Pulse
 
 FAST = 0.01  # seconds
 BEAT = ServerSentEvent("beat", event="heartbeat")

@@ -18,8 +18,7 @@ import httpx
 import pytest
 
 from django_sse.asgi import get_asgi_application
-from django_sse.connection.shutdown import Shutdown, shutdown
-from django_sse.handshake.limits import COME_BACK_SECONDS
+from django_sse.connection.shutdown import COME_BACK_SECONDS, Shutdown, shutdown
 from django_sse.testing import connect
 from tests.project.journal import Journal
 from tests.support.http_client import Client

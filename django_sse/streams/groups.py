@@ -1,4 +1,4 @@
-"""Channel-layer groups of a stream: membership, and the way of a message to its handler."""
+"""Channel-layer groups of one stream: its membership, and a message's way to its handler."""
 
 from __future__ import annotations
 
@@ -6,16 +6,72 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction
+from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
+from django_sse.connection.stream import Stream, defines
+from django_sse.exceptions import is_only_closed
+from django_sse.monitoring.reports import log_error, tell_test
+
 logger = logging.getLogger("django_sse")
+
 
 # What channel layers take (BaseChannelLayer.require_valid_group_name).
 _GROUP = re.compile(r"[a-zA-Z0-9\-_.]{1,99}")
+
+
+class Grouped(Stream):
+    """A stream that hears channel-layer groups, by handlers that the view defines."""
+
+    #: Channel-layer groups whose messages reach the handlers that the view defines.
+    groups: ClassVar[Iterable[str]] = ()
+    #: The channel layer of ``groups``.
+    channel_layer_alias: str = DEFAULT_CHANNEL_LAYER
+
+    _handlers: ClassVar[frozenset[str]] = frozenset()
+    _members: GroupMember | None = None
+
+    async def get_groups(self) -> Iterable[str]:
+        """Return the channel-layer groups of this connection; by default, ``groups``."""
+        return self.groups
+
+    async def _prepare_groups(self) -> None:
+        if self.groups or defines(type(self), Grouped, "get_groups"):
+            where = f"{type(self).__qualname__}.get_groups()"
+            names = check_groups(where, await self.get_groups())
+            if names:
+                self._members = GroupMember(self.channel_layer_alias, names, self._on_message)
+
+    async def _on_message(self, message: Mapping[str, Any]) -> None:
+        """Hand a group's message to the handler that the view defines for its type."""
+        name = str(message.get("type", "")).replace(".", "_")
+        if name not in self._handlers:
+            text = (
+                "%s has no handler for channel-layer messages of the type %r: define "
+                "`async def %s(self, message)`."
+            )
+            log_error(self, text, message.get("type"), name if name.isidentifier() else "…")
+            return
+        try:
+            await getattr(self, name)(message)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nothing cancelled this task. The handler waited for another task, which was cancelled.
+            log_error(self, "%s.%s() failed.", name, error=error)
+            failure = RuntimeError(f"{name}() was cancelled.")
+            tell_test(self, failure.with_traceback(error.__traceback__))
+            self.end("error")
+        except Exception as error:
+            if not is_only_closed(error):
+                log_error(self, "%s.%s() failed.", name, error=error)
+                tell_test(self, error)
+                self.end("error")
 
 
 def handler_names(cls: type, base: type) -> frozenset[str]:

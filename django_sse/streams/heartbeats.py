@@ -1,0 +1,201 @@
+"""Heartbeats of one stream: what keeps proxies from closing a quiet stream, and shows that a client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from django_sse.conf import FROM_SETTINGS, FromSettings, conf
+from django_sse.connection.tasks import settle, stop
+from django_sse.exceptions import StreamClosed
+from django_sse.monitoring.reports import log_error
+from django_sse.wire.events import ServerSentEvent
+from django_sse.wire.heartbeat import EventProvider, Heartbeat
+
+from .sending import Sending
+
+logger = logging.getLogger("django_sse")
+
+
+class Beating(Sending):
+    """A stream with a heartbeat."""
+
+    #: The heartbeat of this view; ``None`` turns it off. By default, the setting's.
+    heartbeat: Heartbeat | None = FROM_SETTINGS
+
+    _pulse: Pulse | None = None
+    # The task of a heartbeat that was stopped while its callable ran.
+    _last_beat: asyncio.Task[Any] | None = None
+    # The task of a heartbeat whose event is an object.
+    _object_beat: asyncio.Task[None] | None = None
+
+    def start_heartbeat(
+        self, period: float | timedelta | Heartbeat | None = None, event: Any = None
+    ) -> None:
+        """Begin to beat, or beat differently from now on.
+
+        Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``; ``0`` is off) and
+        ``event``. What is not given is the view's own, or the setting's where the view's is off. Raises
+        ``ImproperlyConfigured`` for a wrong one, ``TypeError`` for a ``Heartbeat`` with an event
+        beside it, and ``StreamClosed`` unless the stream is open.
+        """
+        if not self.is_open:
+            raise StreamClosed(self._closed_text())
+        if isinstance(period, Heartbeat):
+            if event is not None:
+                raise TypeError("start_heartbeat() takes a Heartbeat alone: it has its own event.")
+            heartbeat = period
+        else:
+            # A view without one of its own begins with the setting's.
+            own = self._own_heartbeat() or conf.heartbeat
+            heartbeat = Heartbeat(
+                own.period if period is None else period, own.event if event is None else event
+            )
+        self.stop_heartbeat()
+        if heartbeat:
+            loop = asyncio.get_running_loop()
+            self._pulse = Pulse(heartbeat, self._on_beat, loop, self._context)
+
+    def stop_heartbeat(self) -> None:
+        """Stop to beat; does nothing where there is no heartbeat."""
+        pulse, self._pulse = self._pulse, None
+        if pulse is not None:
+            self._last_beat = pulse.stop() or self._last_beat
+
+    def _own_heartbeat(self) -> Heartbeat:
+        own = self.heartbeat
+        if isinstance(own, FromSettings):
+            return conf.heartbeat
+        return Heartbeat(None) if own is None else own
+
+    @property
+    def _beats_still(self) -> bool:
+        sending = self._object_beat is not None and not self._object_beat.done()
+        return self._last_beat is not None or sending
+
+    async def _let_beats_end(self) -> None:
+        if self._last_beat is not None:
+            await settle(self._last_beat)
+        if self._object_beat is not None:
+            await stop(self._object_beat)
+
+    def _on_beat(self, beat: bytes | ServerSentEvent) -> None:
+        self.notice_loss()
+        outbox = self._outbox
+        # A connection that takes nothing needs no sign of life, and its memory is bounded.
+        if outbox is None or outbox.blocked or self.close_reason is not None:
+            return
+        if isinstance(beat, bytes):
+            outbox.put(beat)
+        elif beat.data is None or isinstance(beat.data, str):
+            outbox.put(beat.encode())
+        elif self._object_beat is None or self._object_beat.done():
+            # send() may take a thread for an object; the next beat waits for this one.
+            self._object_beat = asyncio.get_running_loop().create_task(
+                self._send_beat(beat), context=self._context
+            )
+
+    async def _send_beat(self, beat: ServerSentEvent) -> None:
+        try:
+            with suppress(StreamClosed):
+                await self.send(beat)
+        except Exception as error:
+            log_error(self, "The heartbeat of %s failed.", error=error)
+
+
+class Pulse:
+    """The beats of one stream: a timer, and a task only while an async provider runs.
+
+    ``beat`` is given the encoded bytes, or the event that a provider returned. The first beat
+    comes after a random part of the period, so that the beats of many streams are spread.
+    """
+
+    __slots__ = ("_beat", "_context", "_due", "_heartbeat", "_loop", "_provider", "_task", "_timer")
+
+    def __init__(
+        self,
+        heartbeat: Heartbeat,
+        beat: Callable[[bytes | ServerSentEvent], None],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._heartbeat = heartbeat
+        self._beat = beat
+        self._loop = loop
+        self._context = context
+        self._provider: EventProvider | None = None
+        self._task: asyncio.Task[Any] | None = None
+        # Kept here: uvloop returns a plain handle, without when(), for what is due at once.
+        self._due = loop.time() + heartbeat.period * random.random()  # noqa: S311 - spreads load
+        self._timer: asyncio.Handle = loop.call_at(self._due, self._fire, context=context)
+
+    def stop(self) -> asyncio.Task[Any] | None:
+        """Beat no more, at once; return the task of a provider that was running, to wait for."""
+        self._timer.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        return task
+
+    def _fire(self) -> None:
+        # Scheduled before anything can fail, and from the planned moment, so that beats don't drift.
+        self._due = max(self._due + self._heartbeat.period, self._loop.time())
+        self._timer = self._loop.call_at(self._due, self._fire, context=self._context)
+        if self._heartbeat.encoded is not None:
+            self._beat(self._heartbeat.encoded)
+            return
+        if self._task is not None:
+            return  # The provider is slower than the period: this beat is left out.
+        try:
+            if self._provider is None:
+                self._provider = self._heartbeat.provider()
+            event = self._provider()
+            if inspect.isawaitable(event):
+                # Not wrapped where it is a coroutine: it would never be awaited, which Python
+                # warns of, when the task is cancelled before its first step.
+                running = event if inspect.iscoroutine(event) else _awaited(event)
+                self._task = self._loop.create_task(running, context=self._context)
+                self._task.add_done_callback(self._on_event, context=self._context)
+            else:
+                self._send(event)
+        except Exception:
+            self._log()
+
+    def _on_event(self, task: asyncio.Task[Any]) -> None:
+        if task is not self._task:
+            # The heartbeat was stopped meanwhile. Without this look, asyncio would log the
+            # exception of a callable that fails because of it.
+            if not task.cancelled():
+                task.exception()
+            return
+        self._task = None
+        try:
+            self._send(task.result())
+        except asyncio.CancelledError:
+            logger.error("The heartbeat's event %r cancelled itself.", self._heartbeat.event)
+        except Exception:
+            self._log()
+
+    def _send(self, event: Any) -> None:
+        if not isinstance(event, ServerSentEvent):
+            raise TypeError(
+                f"The heartbeat's event {self._heartbeat.event!r} must return a ServerSentEvent, "
+                f"it returned {event!r}."
+            )
+        self._beat(event)
+
+    def _log(self) -> None:
+        logger.exception(
+            "The heartbeat's event %r failed; this beat is left out.", self._heartbeat.event
+        )
+
+
+async def _awaited(event: Awaitable[Any]) -> Any:
+    return await event
