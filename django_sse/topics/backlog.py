@@ -1,4 +1,4 @@
-"""What waits for a slow client, and what happens when it becomes too much."""
+"""The events that wait for a slow client, and what happens when they become too many."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from django_sse.brokers.base import EventId, Message
 from django_sse.monitoring.metrics import counters
 from django_sse.wire.events import encode_fields
 
-#: What a view does with published events that its client is too slow for.
+#: What a view does when its client is too slow for the published events.
 Overflow = Literal["close", "drop_oldest", "latest"]
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)
 
-#: A message and its bytes, which all connections share.
+#: A message and its encoded bytes, which all connections share.
 Item = tuple[Message, bytes]
 
 
 class Backlog:
     """Published events that wait for one slow client, bounded in bytes.
 
-    ``"close"`` refuses what goes beyond the limit; the client resumes later and loses nothing.
-    ``"drop_oldest"`` drops the oldest and tells the client how many, in an ``event: dropped``.
-    ``"latest"`` keeps the newest event of each ``key``, and events without one for as long as
-    there is room, without notice. Where the newest of all keys are too much, it refuses them.
-    """
+    ``"close"`` refuses events beyond the limit; the client resumes later and loses nothing.
+    ``"drop_oldest"`` drops the oldest events and tells the client how many, in an ``event:
+    dropped``. ``"latest"`` keeps the newest event of each ``key``, and events without a key while
+    there is room; it drops the others without notice. Where the newest events of all keys exceed
+    the limit, it refuses them."""
 
     __slots__ = ("_dropped", "_items", "_keyless", "_limit", "_overflow", "_size")
 
@@ -38,7 +38,7 @@ class Backlog:
         self._dropped = 0
 
     def add(self, batch: list[Item]) -> bool:
-        """Take messages in; return False when they are too much and the stream must end."""
+        """Take messages in; return False when they exceed the limit and the stream must end."""
         latest = self._overflow == "latest"
         for item in batch:
             message, block = item
@@ -57,7 +57,7 @@ class Backlog:
             elif self._overflow == "drop_oldest" and len(self._items) > 1:
                 oldest = next(iter(self._items))
             else:
-                # One event alone may be larger than the limit, where others are dropped for it.
+                # Except with "close", one event that is larger than the limit is kept alone.
                 return self._overflow != "close" and len(self._items) == 1
             self._drop(oldest)
         return True

@@ -56,40 +56,45 @@ class Cohort:
 
     def __init__(self, topics: frozenset[str]) -> None:
         self.topics = topics
-        #: The newest message, so that one of several topics is taken once.
+        #: The newest message. A message of several topics comes once for each of them, and is taken
+        #: once.
         self.last: Message | None = None
         self.batch: list[Item] = []
         self.size = 0
-        #: Whether the hub is going to write what is in the batch.
+        #: Whether the hub is going to call ``flush()``.
         self.dirty = False
+        # Those that get each batch as it is written.
         self._live: dict[Follower, None] = {}
+        # Those that are not live yet, and hold the batches.
         self._waiting: dict[Follower, None] = {}
-        # What they were replayed is newer than what the listener has delivered so far.
+        # Those whose replay was newer than what the listener has delivered so far. They become live
+        # with the first message that is newer than their cursor.
         self._skipping: dict[Follower, None] = {}
+        # The keys of _live, kept from one flush to the next.
         self._order: tuple[Follower, ...] | None = None
 
     @property
     def empty(self) -> bool:
-        """Whether nobody is in it."""
+        """Whether the cohort has no connections."""
         return not (self._live or self._waiting or self._skipping)
 
     def add(self, follower: Follower) -> None:
-        """Take a connection in; messages are held for it until it is live."""
+        """Take a connection in; it holds messages until ``set_live()``."""
         self._waiting[follower] = None
 
     def set_live(self, follower: Follower) -> None:
-        """Write to a connection from now on, what is newer than its cursor."""
+        """Write messages to a connection from now on, as far as they are newer than its cursor."""
         self._waiting.pop(follower, None)
         if self.last is None or self.last.id < follower.cursor:
-            # A broker may store an event before its listener hears of it: what was read from the
-            # store may still be on its way.
+            # A broker may store an event before its listener hears of it. Then the connection got
+            # the event by its replay, and the listener is still to deliver it.
             self._skipping[follower] = None
         else:
             self._live[follower] = None
             self._order = None
 
     def remove(self, follower: Follower) -> None:
-        """Let a connection go."""
+        """Take a connection out."""
         self._waiting.pop(follower, None)
         self._skipping.pop(follower, None)
         if follower in self._live:
@@ -97,7 +102,7 @@ class Cohort:
             self._order = None
 
     def flush(self) -> None:
-        """Write the batch to whoever is live, in one piece, and hold it for who is not."""
+        """Write the batch to the live connections, in one piece; the others hold it."""
         batch, size = self.batch, self.size
         if not batch:
             return
@@ -107,8 +112,9 @@ class Cohort:
         order = self._order
         if order is None:
             order = self._order = tuple(self._live)
-        # Kept here: who overflows leaves the cohort meanwhile.
         chunk = frame(data)
+        # A connection that overflows leaves the cohort, and resets self._order; the local name
+        # keeps this one.
         for follower in order:
             try:
                 if follower.backlog is not None or not follower.outbox.write(message, size, chunk):
@@ -131,5 +137,5 @@ class Cohort:
                 follower.fail()
 
     def everyone(self) -> list[Follower]:
-        """Return all connections, live or not."""
+        """Return all connections, whether they are live or not."""
         return [*self._live, *self._skipping, *self._waiting]

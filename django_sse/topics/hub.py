@@ -1,9 +1,8 @@
-"""From the listener of a process to the connections that follow its topics.
+"""From the broker's listener to the connections that follow topics.
 
-There is one hub for each event loop. Connections that follow the same topics form a *cohort*: what
-is published to them in one turn of the loop, or while the hub rests, is encoded and joined once, and
-the same bytes are written to all of them from one callback.
-"""
+There is one hub for each event loop. Connections that follow the same topics form a *cohort*. The
+hub encodes and joins the events of one turn of the loop once, together with those that came while
+it rested, and writes the same bytes to all connections of the cohort from one callback."""
 
 from __future__ import annotations
 
@@ -23,17 +22,22 @@ from .orders import CONTROL, obey
 
 logger = logging.getLogger("django_sse")
 
-#: Seconds for which the hub rests after it has written, at the most: a process may have been stopped
-#: in the middle of it.
+#: The longest rest of the hub after it has written, in seconds. Without this bound, a process that
+#: was stopped while it wrote would rest for as long as it had been stopped.
 LONGEST_REST = 0.1
-#: Seconds after the last follower left until the listener is closed.
+#: Seconds from the last follower's leaving until the hub closes its listener.
 LINGER = 10.0
-#: Seconds for which streams wait, at the most, until orders to all streams are heard.
+#: The longest time, in seconds, that new streams wait until the process hears orders to all
+#: streams.
 HEED_SECONDS = 1.0
 
 
 class Hub:
-    """Subscribes to what is followed, and hands each message to its cohorts, in order."""
+    """Subscribes to the topics that connections follow, and hands each message to its cohorts, in
+    order.
+
+    All methods belong to the hub's event loop.
+    """
 
     def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
         self.broker = broker
@@ -45,22 +49,25 @@ class Hub:
         self._wanted: set[str] = set()
         self._dirty: list[Cohort] = []
         self._scheduled = False
-        # In the loop's time; and the seconds that were spent on writing since the last rest.
+        # A moment in the loop's time.
         self._rests_until = 0.0
+        # Seconds spent on writing since the last rest.
         self._spent = 0.0
-        # Subscribing and unsubscribing wait for the broker, and must not overtake each other.
+        # Held while the listener subscribes or unsubscribes: both wait for the broker, and an
+        # unsubscription that overtook a later subscription would leave its followers without
+        # events.
         self._lock = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
         self._heeding: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closer: asyncio.Task[None] | None = None
-        # Handshakes under way that are not in the roster yet.
+        # How many handshakes are under way whose streams are not in the roster yet.
         self._guests = 0
         self._opened = loop.time()
         self.closed = False
 
     def add(self, follower: Follower, topics: frozenset[str]) -> Cohort:
-        """Put a connection into its cohort; messages are held for it from now on."""
+        """Put a connection into its cohort, which holds messages for it from now on."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -73,7 +80,7 @@ class Hub:
         return cohort
 
     def remove(self, follower: Follower, cohort: Cohort) -> None:
-        """Take a connection out, and stop to listen to what nobody follows any more."""
+        """Take a connection out, and unsubscribe from topics that no connection follows any more."""
         cohort.remove(follower)
         if not cohort.empty or self._cohorts.get(cohort.topics) is not cohort:
             return
@@ -88,24 +95,27 @@ class Hub:
         self.let_go()
 
     async def subscribe(self, topics: Collection[str]) -> None:
-        """Return when no message of these topics can be missed any more."""
+        """Subscribe to topics; return when no message of theirs can be missed any more.
+
+        Waits for as long as the broker is away.
+        """
         if self._subscribed.issuperset(topics):
             return
         self._wanted.update(topics)
         async with self._lock:
             if not self._subscribed.issuperset(topics):
-                # With what others wait for: after a restart, thousands of streams come at once.
+                # Subscribe also to what other streams wait for. After a restart, thousands of them
+                # come at once, and one request to the broker for each would take too long.
                 new, self._wanted = self._wanted - self._subscribed, set()
                 await self.listener.subscribe(new | (set(topics) - self._subscribed))
                 self._subscribed |= new | set(topics)
 
     def flush(self) -> None:
-        """Write what was delivered in this turn of the loop, and since the last writing.
+        """Write the messages that were delivered since the last writing.
 
-        After it, the hub rests for as long as the writing took. What comes meanwhile is joined, up
-        to ``CHUNK``: where events come faster than they can be written one by one, that makes fewer
-        and larger writes of them, and leaves the loop's time to others.
-        """
+        Then the hub rests for as long as the writing took, ``LONGEST_REST`` at most, and joins the
+        events that arrive meanwhile, up to ``CHUNK``. Under load, each client so gets fewer and
+        larger chunks, and half of the loop's time is left to other work."""
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
         for cohort in dirty:
@@ -119,7 +129,7 @@ class Hub:
         try:
             cohort.flush()
         except Exception:
-            # Of this cohort alone: others wait for the same callback.
+            # Catch the error here, so that the cohorts after this one still get their messages.
             logger.exception("Writing what was published failed.")
         self._spent += self._loop.time() - began
 
@@ -140,7 +150,7 @@ class Hub:
             del _hubs[self._loop]
 
     def heed(self) -> None:
-        """Listen to what concerns all streams; until ``LINGER`` seconds after the last one."""
+        """Begin to hear orders to all streams; until ``LINGER`` seconds after the last stream."""
         if CONTROL not in self._subscribed and not _runs(self._heeding):
             self._heeding = self._loop.create_task(self._heed(), context=Context())
         if self._timer is not None:
@@ -150,12 +160,11 @@ class Hub:
 
     @asynccontextmanager
     async def heeding(self) -> AsyncIterator[None]:
-        """Hear orders to all streams within the block, in which a stream is let in.
+        """Hear orders to all streams within the block, in which a handshake admits a stream.
 
-        The first streams of a process wait for it as they enter, so that none misses an order that
-        is given while it is authenticated; soon, even where the broker is away: nobody can give one
-        then.
-        """
+        The first streams of a process wait here until the process hears orders, so that no order is
+        missed that comes while a stream is authenticated. They wait for ``HEED_SECONDS`` at most:
+        while the broker is away, no order can be given."""
         self._guests += 1
         try:
             self.heed()
@@ -174,7 +183,7 @@ class Hub:
             logger.exception("A process cannot hear what ends streams everywhere.")
 
     def let_go(self) -> None:
-        """Close the listener in a while, unless there are followers or streams by then."""
+        """Close the listener in ``LINGER`` seconds, unless there are followers or streams by then."""
         if self._timer is None and not self._cohorts and not self.closed:
             self._timer = self._loop.call_later(LINGER, self._expire, context=Context())
 
@@ -184,11 +193,11 @@ class Hub:
             return
         item: Item | None = None
         for topic in message.topics:
-            # A copy: who overflows meanwhile may take a cohort along, and another must not be
-            # skipped for it.
+            # Iterate over a copy. A connection that overflows in _write() leaves, and its cohort
+            # may leave the list with it; without the copy, the loop would skip the next cohort.
             for cohort in tuple(self._by_topic.get(topic, ())):
                 if cohort.last is message:
-                    continue  # It follows several of the message's topics.
+                    continue  # The cohort follows several topics of the message, and has it already.
                 cohort.last = message
                 if item is None:
                     item = (message, message.encode())
@@ -216,7 +225,7 @@ class Hub:
     async def _sweep(self) -> None:
         try:
             async with self._lock:
-                # Again, for those whose last follower leaves meanwhile.
+                # Look again after each request, for topics whose last follower left meanwhile.
                 while unused := self._subscribed.difference(self._by_topic, [CONTROL]):
                     self._subscribed -= unused
                     await self.listener.unsubscribe(unused)
@@ -225,15 +234,16 @@ class Hub:
 
     def _expire(self) -> None:
         self._timer = None
-        # One in its handshake has no loop yet: it may be this one.
+        # A stream in its handshake has no loop yet; it may get this one.
         if self._guests or any(
             stream.event_loop in (self._loop, None) for stream in roster.streams()
         ):
             self.let_go()
         elif not self._cohorts and not self.closed:
-            # At once, so that nobody comes in before the task has its first turn.
+            # Retire now. Before the task has its first turn, a new follower may come, and needs a
+            # new hub.
             self._retire()
-            # The reference keeps the task.
+            # A task without a reference may be collected while it runs.
             self._closer = self._loop.create_task(self.aclose(), context=Context())
 
 
@@ -251,13 +261,13 @@ def get_hub() -> Hub:
     if hub is None or hub.broker is not broker:
         for gone in [other for other in _hubs if other.is_closed()]:
             del _hubs[gone]
-        # The hub of another broker, where a test has put one, lives on for its followers.
+        # Where a test has replaced the broker, the old hub goes on for its followers.
         hub = _hubs[loop] = Hub(broker, loop)
     return hub
 
 
 async def close_idle_hub() -> None:
-    """Close the running loop's hub if it has no streams; for tests, which end their loop."""
+    """Close the hub of the running event loop if it has no streams; for tests, which end their loop."""
     loop = asyncio.get_running_loop()
     hub = _hubs.get(loop)
     if hub is not None and not any(

@@ -1,4 +1,4 @@
-"""What concerns the streams of all processes, sent through the broker: ending and counting them."""
+"""Orders to the streams of all processes, sent through the broker: end them, and report them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .publishing import in_transaction
 
 logger = logging.getLogger("django_sse")
 
-#: No topic of a project can be this one: control characters are refused there.
+#: The topic of orders. A project cannot use it: its topics must not have control characters.
 CONTROL = "\x1fcontrol"
-#: Streams that one process tells of, at the most.
+#: The most streams that one process reports.
 MAX_LISTED = 1000
 
 
@@ -46,13 +46,15 @@ def close_streams(
     using: str | None = None,
     on_commit: bool = True,
 ) -> None:
-    """End streams in all processes, as ``revoked``: those to which all apply that is given.
+    """End streams in all processes, as ``revoked``: those that match everything that is given.
 
-    ``user`` is a user or its primary key; ``stream`` is the id of one stream, as listed in the
-    admin. In a transaction of the database ``using``, it waits for the commit as ``publish()`` does,
-    unless ``on_commit=False``: who is cut off earlier would be let in again. Returns when the
-    broker has the order, which processes carry out as it reaches them. Raises ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given.
-    """
+    ``user`` is a user or its primary key; ``stream`` is the id of one stream, as the admin lists
+    it. In a transaction of the database ``using``, the order waits for the commit as ``publish()``
+    does, unless ``on_commit=False``: a client that is cut off before the commit would reconnect and
+    be admitted again.
+
+    Returns when the broker has the order. Each process carries it out as it arrives. Raises
+    ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given."""
     order = _encode(_close_order(user, topic, stream))
     if on_commit and in_transaction(using):
         transaction.on_commit(functools.partial(_give, order), using=using)
@@ -83,8 +85,8 @@ def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
     if "close" in order:
         _orders.append((next(_numbers), order["close"]))
         for stream in roster.streams():
-            # A stream in its handshake has no loop yet; the loop that it will have is this one,
-            # or another that carries out the order too.
+            # A stream in its handshake has no loop yet. It will have this loop, or another one that
+            # carries out the order too.
             if stream.event_loop in (loop, None):
                 _close(stream, order["close"])
     elif "report" in order:
@@ -95,11 +97,11 @@ def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def areports(*, wait: float = 1.0, streams: bool = False) -> list[dict[str, Any]]:
-    """Ask all processes for their numbers, and with ``streams`` for their streams.
+    """Ask all processes for their statistics, and with ``streams`` also for their streams.
 
-    Returns what came within ``wait`` seconds: one dict for each event loop that serves streams,
-    with ``process``, ``stats`` and ``streams``. Raises ``BrokerError`` where the broker is away.
-    """
+    Returns the answers that came within ``wait`` seconds: one dict for each event loop that serves
+    streams, with ``process``, ``stats`` and ``streams``. Raises ``BrokerError`` where the broker is
+    away."""
     topic = f"{PASSING}{uuid.uuid4().hex}"
     found: list[dict[str, Any]] = []
     broker = get_broker()
@@ -126,7 +128,7 @@ def reports(*, wait: float = 1.0, streams: bool = False) -> list[dict[str, Any]]
 
 
 _answers: set[asyncio.Task[None]] = set()
-# The newest orders to end streams, for those that are in their handshake.
+# The newest orders to end streams, for streams that are in their handshake.
 _orders: deque[tuple[int, dict[str, Any]]] = deque(maxlen=1000)
 _numbers = itertools.count(1)
 
@@ -151,10 +153,10 @@ def newest_order() -> int:
 
 
 def ended_since(stream: Any, number: int) -> bool:
-    """Return whether a stream would have been ended by an order above ``number``.
+    """Return whether an order with a number above ``number`` would have ended a stream.
 
-    Its user was asked for before the order came, and it was not to be seen yet when it did.
-    """
+    Such an order came after the stream's user was authenticated, and before the stream could be
+    found."""
     return any(given > number and _concerns(stream, wanted) for given, wanted in tuple(_orders))
 
 
@@ -167,11 +169,11 @@ def _concerns(stream: Any, wanted: dict[str, Any]) -> bool:
 
 
 def _close(stream: Any, wanted: dict[str, Any]) -> None:
-    """Revoke a stream that an order concerns; what fails of a project's own costs this one only."""
+    """Revoke a stream that an order concerns. An error in a project's own code affects no other stream."""
     try:
         concerned = _concerns(stream, wanted)
     except Exception:
-        # Who cannot be told from others must not go on listening because of it.
+        # A user who cannot be compared must not go on receiving because of that.
         logger.exception("%s is ended: whose it is cannot be found.", type(stream).__qualname__)
         concerned = True
     if concerned:
@@ -183,11 +185,11 @@ def _close(stream: Any, wanted: dict[str, Any]) -> None:
 
 def _report(loop: asyncio.AbstractEventLoop, *, listed: bool) -> dict[str, Any]:
     streams = roster.streams() if listed else []
-    # One that was told to end in this very turn is still there.
+    # A stream that began to end in this turn of the loop is still in the roster.
     mine = [it for it in streams if it.event_loop is loop and it.close_reason is None]
     return {
         "process": f"{platform.node()}:{os.getpid()}",
-        # Containers may share a name, and have the same number each.
+        # Containers may share a host name, and each may have the same process number.
         "id": _process_id(),
         "time": time.time(),
         "stats": stats(),
@@ -201,11 +203,11 @@ def _process_id_of(pid: int) -> str:
 
 
 def _process_id() -> str:
-    return _process_id_of(os.getpid())  # A forked worker is another one.
+    return _process_id_of(os.getpid())  # A forked worker is another process.
 
 
 def _described(stream: Any) -> dict[str, Any] | None:
-    """Return what is known of a stream; what fails of a project's own costs this one only."""
+    """Return what is known of a stream; ``None`` where a project's own code raises."""
     try:
         description: dict[str, Any] = stream.describe()
     except Exception:
@@ -215,12 +217,12 @@ def _described(stream: Any) -> dict[str, Any] | None:
 
 
 def _check(order: Any) -> None:
-    """Raise ``ValueError`` for an order that none of our processes would give."""
+    """Raise ``ValueError`` for an order that this package would not give."""
     if not isinstance(order, dict):
         raise ValueError("An order is a JSON object.")
     if not isinstance(order.get("close", {}), dict):
         raise ValueError("What to close is a JSON object.")
-    # An answer goes nowhere but where answers go: never into a topic of the project.
+    # Otherwise a forged order could publish a report to a topic of the project.
     if not str(order.get("report", PASSING)).startswith(PASSING):
         raise ValueError("A report is for a topic of answers.")
 

@@ -1,4 +1,4 @@
-"""``publish()``: from anywhere in a project to every connection that follows a topic."""
+"""``publish()``: send an event from anywhere in a project to every connection that follows a topic."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ from django_sse.wire.serialization import (
 
 from .rendering import check_renderer, default_context, default_renderer_class
 
-# A translation, or an object of Django's that is evaluated when it is first used.
+# Django's translations, and objects that Django evaluates when they are first used.
 _LAZY = (Promise, LazyObject)
 
-#: Characters that a topic may have.
+#: The longest name of a topic, in characters.
 MAX_TOPIC = 200
 
-#: Entered around each hand-over to the broker, given the topics; what it yields is told the
-#: event's id. For what traces, such as ``contrib.opentelemetry``; ``None`` costs nothing.
+#: A context manager that is entered with the topics around each hand-over to the broker. It yields
+#: a function, which is called with the event's id. For tracing, as in ``contrib.opentelemetry``;
+#: ``None`` costs nothing.
 watcher: Callable[[tuple[str, ...]], AbstractContextManager[Callable[[str], None]]] | None = None
 
 
@@ -62,20 +63,21 @@ def publish(
 ) -> str | None:
     """Send an event to every connection that follows one of ``topics``, in all processes.
 
-    ``data`` is serialized now, as by a view: by ``serializer``, or the registry of
-    ``@serializes``, with ``context``; text is made by ``renderer``, or the one of the setting
-    ``RENDERER``. Without a ``context``, serializers have a ``request`` where the setting
-    ``BASE_URL`` is given. The event is sent when the transaction of the database ``using`` commits, and
-    dropped when it is rolled back; outside of a transaction, or with ``on_commit=False``, at once.
-    ``key`` names what the event is about, for views with ``overflow = "latest"``.
+    ``data`` is serialized now, as in a view: by ``serializer``, or by the registry of
+    ``@serializes``, with ``context``. ``renderer``, or the setting ``RENDERER``, makes the text.
+    Without a ``context``, serializers have a ``request`` where the setting ``BASE_URL`` is given.
+
+    The event is sent when the transaction of the database ``using`` commits, and dropped when the
+    transaction is rolled back. Outside of a transaction, or with ``on_commit=False``, it is sent at
+    once. ``key`` names what the event is about, for views with ``overflow = "latest"``.
 
     Returns the event's id when it was sent at once, else ``None``. Safe from any thread.
 
     Raises ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound`` at
     once; ``PublishFailed`` when the broker did not confirm the event within ``PUBLISH_TIMEOUT``
-    seconds, as the transaction commits where it waited for that; ``TransactionManagementError``
-    where autocommit is off, outside of an atomic block; ``SynchronousOnlyOperation`` on a thread
-    with a running event loop.
+    seconds, which an event that waits for the commit raises as the transaction commits;
+    ``TransactionManagementError`` where autocommit is off, outside of an atomic block;
+    ``SynchronousOnlyOperation`` on a thread with a running event loop.
     """
     words = Words(serializer, renderer, context)
     names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
@@ -125,9 +127,8 @@ async def apublish(
 def latest_event_id() -> str:
     """Return the id of the newest event over all topics, also before the first was published.
 
-    A page that is rendered with it misses nothing when it connects with it as
-    ``last_event_id``. Raises ``BrokerError`` after ``PUBLISH_TIMEOUT`` seconds.
-    """
+    A page that is rendered with this id, and connects with it as ``last_event_id``, misses no
+    event. Raises ``BrokerError`` after ``PUBLISH_TIMEOUT`` seconds."""
     return str(get_broker().latest_id(timeout=conf.publish_timeout))
 
 
@@ -175,7 +176,7 @@ def _checked_key(key: Any) -> str | None:
 
 
 class Words(NamedTuple):
-    """What turns a published object into text, as far as the caller says it."""
+    """The serializer, renderer and context that a caller of ``publish()`` gave."""
 
     serializer: SerializerClass | None
     renderer: type[BaseRenderer] | None
@@ -225,13 +226,13 @@ def _encode(
 
 
 class _PerThread(threading.local):
-    """Serializers are not safe in several threads at once, so each thread binds its own."""
+    """The writers of each thread. Serializers are not safe in several threads at once."""
 
     def __init__(self) -> None:
         self.writers: dict[tuple[type[BaseRenderer], str | None], ObjectWriter] = {}
 
     def writer(self, renderer_class: type[BaseRenderer]) -> ObjectWriter:
-        """Return the thread's writer for a renderer, made when it is first needed."""
+        """Return this thread's writer for a renderer, made when it is first needed."""
         known = renderer_class, conf.base_url
         writer = self.writers.get(known)
         if writer is None:
@@ -249,19 +250,23 @@ _threads = _PerThread()
 
 
 def in_transaction(using: str | None) -> bool:
-    """Return whether there is a transaction whose commit is to be waited for."""
-    # Asked before transaction.on_commit(), which may open a connection to find out.
+    """Return whether a transaction is open, whose commit an event waits for.
+
+    Raises ``TransactionManagementError`` where autocommit is off, outside of an atomic block.
+    """
+    # transaction.on_commit() would open a database connection to find that out.
     connection = transaction.get_connection(using or DEFAULT_DB_ALIAS)
     if not connection.in_atomic_block:
         if connection.connection is not None and not connection.autocommit:
-            # As transaction.on_commit() says: nobody would tell of the commit.
+            # transaction.on_commit() raises it too: Django does not see such a commit.
             raise TransactionManagementError(
                 "publish() cannot wait for the commit of a transaction that is managed by hand. "
                 "Publish after it, with on_commit=False."
             )
         return False
-    # The transactions that Django's TestCase opens are never committed: as in production, what is
-    # published outside of the test's own transactions is sent at once.
+    # Django's TestCase opens transactions that it never commits. They do not count, so that an
+    # event which a test publishes outside of its own transactions is sent at once, as in
+    # production.
     return not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
 
 

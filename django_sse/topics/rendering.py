@@ -1,4 +1,4 @@
-"""Which renderer makes an event's text, and what serializers are told outside of a request."""
+"""The renderer that makes the text of events, and the context of serializers outside of a request."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def default_context() -> dict[str, Any]:
 
 
 class _StandIn(HttpRequest):
-    """A request that nobody has sent, to the site's root."""
+    """Stands for a request to the site's root, where there is no real one."""
 
     def __init__(self, base_url: str) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _StandIn(HttpRequest):
         return self._scheme
 
     def get_host(self) -> str:
-        """Return the host of the setting, which no client has chosen."""
+        """Return the host of the setting, which is trusted: no client chose it."""
         return self._host
 
 

@@ -1,4 +1,4 @@
-"""The way of one connection into the live flow of its topics, and what it is to the hub there."""
+"""The subscription of one connection: how it joins the live flow of its topics, and what it gets there."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from .hub import Hub, get_hub
 
 logger = logging.getLogger("django_sse")
 
+# Shared by all live subscriptions, since an empty deque takes 600 bytes. Nothing is ever put into
+# it.
 _NOTHING: deque[Message] = deque()
-#: Events that are replayed at once to a connection that resumes.
+#: How many events a resuming connection asks of the broker at once.
 PAGE = 200
 
 
 class Subscription:
-    """One connection's topics: first held, then replayed, then live.
+    """The topics of one connection. Its messages are first held, then replayed, then live.
 
-    ``resumed`` says whether the client goes on where it was. ``cursor`` is the id from which
-    ``join()`` goes on; while the subscription is live, its cohort knows better.
-    """
+    ``resumed`` says whether the client resumes where it was. ``cursor`` is the id after which
+    ``join()`` goes on; it does not move any more while the subscription is live. All methods belong
+    to the connection's event loop."""
 
     __slots__ = (
         "_cohort",
@@ -67,10 +69,10 @@ class Subscription:
         self._on_lost = on_lost
         self._hub: Hub | None = None
         self._cohort: Cohort | None = None
-        # What the broker had stored, as far as it was asked, and is not sent yet.
+        # Messages that the broker had stored and that are not sent yet.
         self._page: deque[Message] = deque()
-        # What came since, before the subscription is live. None: it was too much to be held, or
-        # the broker did not answer yet; it is asked for it.
+        # Messages that came since, before the subscription is live. None where they were too many
+        # to be held, or a replay failed: then they are read from the broker.
         self._held: deque[Message] | None = deque()
         self._held_size = 0
         self._joining = False
@@ -79,7 +81,10 @@ class Subscription:
         self._told = False
 
     async def open(self, topics: Collection[str], last_event_id: str | None) -> None:
-        """Subscribe, and find where to go on; waits for as long as the broker is away."""
+        """Subscribe to topics, and find whether and where the client resumes.
+
+        Waits for as long as the broker is away.
+        """
         hub = self._hub = get_hub()
         self._cohort = hub.add(self, frozenset(topics))
         await hub.subscribe(topics)
@@ -93,16 +98,16 @@ class Subscription:
                 self.resumed = True
                 self.cursor = after
                 return
-        # What was published before this moment is in the snapshot, which is made after it.
+        # The snapshot is made after this moment, and so has what was published before it.
         self.cursor = await hub.listener.latest_id()
 
     async def join(self) -> None:
-        """Send what came since the cursor, with the client's own pace, then be live.
+        """Send the messages after the cursor as fast as the client takes them, then become live.
 
-        Cancelled, it may be called again, and goes on where it was; once the subscription is live,
-        it does nothing. Raises ``HistoryLost`` when the broker does not hold all of it any more,
-        ``StreamClosed`` when the client has left, and ``RuntimeError`` where it runs already.
-        """
+        After a cancellation it may be called again, and goes on where it was. Once the subscription
+        is live, it does nothing. Raises ``HistoryLost`` when the broker does not hold all of the
+        messages any more, ``StreamClosed`` when the client has left, and ``RuntimeError`` where it
+        runs already."""
         if self._live:
             return
         if self._joining:
@@ -116,7 +121,7 @@ class Subscription:
     async def _join(self) -> None:
         hub, cohort = self._opened()
         if not (self.resumed or self._told):
-            # An id alone dispatches nothing, but is what the client resumes from.
+            # A browser dispatches nothing for an id alone, but resumes from it.
             self._told = True
             self.outbox.put(b"id: %d-%d\n\n" % self.cursor)
         while True:
@@ -134,7 +139,6 @@ class Subscription:
                 self._opened()
         self.outbox.flush()
         self._opened()
-        # One for all, since one of its own takes 600 bytes.
         self._page, self._held, self._live = _NOTHING, None, True
         cohort.set_live(self)
 
@@ -154,12 +158,12 @@ class Subscription:
 
     @property
     def newest(self) -> EventId:
-        """The id of the newest event that was handed out, whether it is written yet or waits."""
+        """The id of the newest event that the connection was given, also where it still waits."""
         last = None if self._cohort is None else self._cohort.last
         return self.cursor if last is None else max(self.cursor, last.id)
 
     def hold(self, batch: list[Item], size: int) -> None:
-        """Keep messages for ``join()``, within the outbox's limit."""
+        """Keep messages for ``join()``; drop them above the limit, and let ``join()`` read them again."""
         if self._held is not None:
             self._held_size += size
             if self._held_size > self._limit:
@@ -168,7 +172,7 @@ class Subscription:
                 self._held.extend(message for message, _ in batch)
 
     def send(self, batch: list[Item]) -> None:
-        """Write messages that only this client gets in one piece."""
+        """Write messages in one piece that no other connection shares."""
         data = b"".join([block for _, block in batch])
         try:
             if self.backlog is not None or not self.outbox.write(body_message(data), len(data)):
@@ -177,7 +181,7 @@ class Subscription:
             self.fail()
 
     def enqueue(self, batch: list[Item]) -> None:
-        """Keep messages for a client that is slower than they come."""
+        """Keep messages in the backlog, for a client that is slower than they come."""
         if self.backlog is None:
             self.backlog = Backlog(self._overflow, self._limit)
             self.outbox.on_ready = self._pump
@@ -185,21 +189,24 @@ class Subscription:
             self.give_up()
 
     def give_up(self) -> None:
-        """End the connection; nothing is lost to a client that comes back and resumes."""
+        """End the connection. The client loses nothing if it reconnects and resumes."""
         self.close()
         self._on_overflow()
 
     def fail(self) -> None:
-        """Take note of an error, now handled: others must not miss what was taken for all."""
+        """Log the error that is being handled, and end the connection.
+
+        The error is not raised, because the other connections of the cohort wait for the same
+        messages."""
         logger.exception("Writing to a connection failed; its client is to resume.")
         self.give_up()
 
     def lose(self) -> None:
-        """Take the broker's word that messages were lost between the last one and the next."""
+        """Note that the broker lost messages between the last one and the next."""
         self._on_lost()
 
     def close(self, *, keep: bool = False) -> None:
-        """Leave the hub; with ``keep``, what still waits for the client goes to its outbox."""
+        """Leave the hub. With ``keep``, put the messages that still wait into the outbox."""
         hub, cohort = self._hub, self._cohort
         self._hub = self._cohort = None
         if hub is not None and cohort is not None:
@@ -213,17 +220,17 @@ class Subscription:
                 self.outbox.put(data)
 
     async def _replay(self, hub: Hub, topics: Collection[str], after: EventId) -> None:
-        """Ask the broker for the next page of what it stored, and hold what comes meanwhile."""
+        """Read the next page of stored messages, and hold those that come meanwhile."""
         self._held, self._held_size = deque(), 0
         try:
             page = await hub.listener.replay(topics, after, PAGE)
         except BaseException:
-            # Without the page, what is held stands behind a gap.
+            # Without the page, there would be a gap before the messages that are held.
             self._held = None
             raise
         self._page = deque(page)
         if len(page) >= PAGE:
-            # There is more, and what comes by then is asked for with it.
+            # The broker has more. The next page will also have what comes until then.
             self._held = None
 
     def _pump(self) -> None:
