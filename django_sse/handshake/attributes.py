@@ -1,4 +1,4 @@
-"""What the attributes and hooks of a view may be, found out as its class is made."""
+"""Checks of a view's attributes and hooks, which run when the class is made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from django_sse.wire.events import milliseconds
 from django_sse.wire.heartbeat import Heartbeat
 from django_sse.wire.serialization import check_serializer
 
-#: The attributes that are checked.
+#: The attributes that are checked. A new one also gets a branch in ``check_attributes()``.
 CHECKED = (
     "groups",
     "heartbeat",
@@ -38,10 +38,11 @@ CHECKED = (
 )
 
 
-#: What a view defines as an ``async def``.
+#: The methods that a view defines as an ``async def``.
 HOOKS = ("stream", "snapshot", "connect", "disconnect", "get_groups", "get_topics")
 
-#: What a view has for its own working. A handler of that name, say, would take its place.
+#: Names that a view needs for its own working. A subclass's handler or attribute of such a name
+#: would break it.
 RESERVED = (
     "abandon",
     "adopt",
@@ -84,7 +85,7 @@ def check_hooks(cls: type[Any], base: type[Any]) -> None:
             "waits for the database, set serialize_in_thread = True."
         )
     for name in HOOKS:
-        hook = getattr(cls, name)  # Also what a mixin brings.
+        hook = getattr(cls, name)  # A mixin may define it, too.
         may_generate = name in {"stream", "snapshot"}
         if iscoroutinefunction(hook) or not defines(cls, base, name):
             continue
@@ -106,7 +107,7 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
                 f"{name}.as_view() takes attributes, and {attribute} is none: define it in a subclass."
             )
         if hasattr(value, "__get__"):
-            continue  # Known on a connection only.
+            continue  # A property has its value on a connection only.
         if attribute == "serializer_classes":
             if not isinstance(value, Mapping):
                 raise ImproperlyConfigured(
@@ -160,7 +161,7 @@ def _is_duration(value: Any) -> bool:
         return True
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    # Also 0, which is off as well.
+    # 0 turns it off, as None does.
     return type(value) in (int, float) and 0 <= value < float("inf")
 
 

@@ -1,4 +1,4 @@
-"""How many connections the server takes, beside how many of them streams may take."""
+"""A warning where streams may take all connections of the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _compared_in: set[int] = set()
 
 
 def compare_limits(server: Server) -> None:
-    """Say once for each process where streams may take all connections of the server.
+    """Log a warning, once for each process, where streams may take all connections of the server.
 
     Pages and health checks would then wait without an answer, or be refused.
     """
@@ -30,7 +30,7 @@ def compare_limits(server: Server) -> None:
     streams = conf.max_connections
     for limit in filter(None, (server.limit(), _files_limit())):
         if streams is None and limit.name == _FILES:
-            continue  # Where nothing is said of the streams' number, nothing is known.
+            continue  # Without MAX_CONNECTIONS, nothing is known of the number of streams.
         if streams is None or streams >= limit.connections:
             logger.warning(
                 "Streams may take all connections of this process: %s is %d, and "

@@ -1,4 +1,4 @@
-"""How many streams there may be, and how a client is told to come back later."""
+"""Limits on the number of streams, and refusals that ask a client to reconnect later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .response import Uncompressed
 
 
 class ComeBackLater(APIException):
-    """A refusal that will pass: the server stops, or a limit is reached."""
+    """A refusal for now: the server stops, or a limit is reached."""
 
     def __init__(self, detail: str, *, status: int) -> None:
         super().__init__(detail, code="come_back_later")
@@ -34,11 +34,11 @@ def names_event_stream(request: HttpRequest) -> bool:
 
 
 class ComeBackResponse(Uncompressed, HttpResponse):
-    """A stream that ends at once, with nothing but a time to come back."""
+    """A stream that ends at once, and has only a reconnection time."""
 
 
 def come_back_response() -> HttpResponse:
-    """Return the refusal that an ``EventSource`` survives: to it, any status but 200 is final."""
+    """Return a refusal after which an ``EventSource`` reconnects: for it, any status but 200 is final."""
     response = ComeBackResponse(
         encode_fields(None, retry=come_back_milliseconds()), content_type=CONTENT_TYPE
     )
@@ -47,11 +47,11 @@ def come_back_response() -> HttpResponse:
 
 
 def take_place(stream: Any, request: Any) -> None:
-    """Count a stream in; raise ``ComeBackLater`` where it is one too many.
+    """Give a stream its place; raise ``ComeBackLater`` where a limit is reached.
 
-    ``MAX_CONNECTIONS`` goes for the process, ``max_connections_per_user`` for a user's streams of
-    this view, ``MAX_CONNECTIONS_PER_ADDRESS`` for the anonymous streams of a client address.
-    """
+    ``MAX_CONNECTIONS`` limits the streams of the process, ``max_connections_per_user`` a user's
+    streams of this view, and ``MAX_CONNECTIONS_PER_ADDRESS`` the anonymous streams of a client
+    address."""
     if shutdown.draining:
         raise ComeBackLater("This server is about to end.", status=503)
     limits: dict[Any, int] = {}

@@ -1,4 +1,4 @@
-"""Waiting for a server's ``receive()`` without ever cancelling it."""
+"""A ``receive()`` that may be cancelled, around a server's that may not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django_sse.servers.base import Receive
 
 
 class PendingReceive:
-    """A ``receive()`` whose callers may be cancelled: the server's own goes on for the next one."""
+    """A ``receive()`` whose callers may be cancelled. The call of the server's goes on for the next caller."""
 
     __slots__ = ("_receive", "_task")
 
@@ -19,7 +19,7 @@ class PendingReceive:
         self._task: asyncio.Task[Any] | None = None
 
     async def __call__(self) -> Any:
-        """Return the server's next message, which no cancelled call can lose; one call at a time."""
+        """Return the server's next message; a cancelled call loses none. One call at a time."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._wait())
         await asyncio.wait([self._task])
@@ -27,11 +27,11 @@ class PendingReceive:
         return task.result()
 
     async def aclose(self) -> None:
-        """Give up waiting; called after the response's end, when nothing can be harmed."""
+        """Cancel the server's call; only after the end of the response, when that harms nothing."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            # The application is at its end, and lets no cancellation out any more.
+            # The application is at its end, and must not raise a cancellation that comes now.
             await settle(task, GOODBYE_SECONDS)
             if task.done() and not task.cancelled():
                 task.exception()

@@ -1,4 +1,4 @@
-"""Who may listen, while listening: the policies of the handshake, asked again."""
+"""The recheck: the policies of the handshake are applied again while the stream is open."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from .view import login_demanded
 
 
 def still_allowed(view: Any) -> bool:
-    """Authenticate the view's request anew, and ask its permission classes again.
+    """Authenticate the view's request again, and ask its permission classes again.
 
-    Synchronous, for the thread of the stream's synchronous work. False when a new request like
-    it would be refused, or would be another user's. Raises what a policy raises of its own: a
-    database that is away says nothing of the user.
-    """
+    Returns False when a new request like it would be refused, or would be another user's. Raises
+    any other exception of a policy: a database that is away says nothing about the user.
+    Synchronous, for the thread of the stream's synchronous work."""
     before = view.request.user
     django_request = _anew(view.request._request, view.user_before)
     request = view.initialize_request(django_request, *view.args, **view.kwargs)
@@ -44,34 +43,35 @@ def still_allowed(view: Any) -> bool:
 
 
 def _anew(request: HttpRequest, before: Any) -> HttpRequest:
-    """Return a copy of the request as middleware had it, with nothing of a user or session read."""
-    # An agent's wrapper may not know how it is copied.
+    """Return a copy of the request as middleware left it, before a user or session was read."""
+    # The wrapper of a monitoring agent may not support copying.
     fresh = copy.copy(getattr(request, "__wrapped__", request))
     for name in ("_cached_user", "_acached_user"):
         fresh.__dict__.pop(name, None)
     session: Any = getattr(request, "session", None)
     if before is None or session is None or SESSION_KEY not in session:
-        # Whoever put the user there did not take it from the session.
+        # The user does not come from the session.
         fresh.user = _reloaded(before)
         return fresh
-    # Channels wraps a session that it loads lazily; the store is what makes another.
+    # Channels wraps a session that it loads lazily. A new session needs the class of the store
+    # inside.
     store = getattr(session, "_wrapped", session)
     fresh.session = type(store)(store.session_key)
     fresh.user = get_user(fresh)
     same_session = session[SESSION_KEY] == fresh.session.get(SESSION_KEY)
     if fresh.user.is_authenticated and same_session and fresh.user.pk != before.pk:
-        # A middleware lets one user act as another.
+        # A middleware lets the user of the session act as another user.
         fresh.user = _reloaded(before)
     return fresh
 
 
 def _reloaded(user: Any) -> Any:
-    """Return the user as the database has it now; one that is not of the database as it is."""
+    """Return the user as it is in the database now; a user that is not a model's unchanged."""
     if getattr(user, "pk", None) is None or not hasattr(user.__class__, "_default_manager"):
         return nobody() if user is None else user
     return user.__class__._default_manager.filter(pk=user.pk).first() or nobody()
 
 
 def _key(user: Any) -> Any:
-    # Not type(user), which is a SimpleLazyObject after Django's middleware.
+    # type(user) would be SimpleLazyObject after Django's middleware.
     return None if user is None else (user.__class__.__name__, user_key(user) or user_name(user))

@@ -1,6 +1,6 @@
 """The response of a stream, on its way from the handshake through the middleware.
 
-Loaded with ``django_sse.asgi``, and so before Django is set up: nothing here needs apps or DRF.
+``django_sse.asgi`` loads this module before Django is set up, so nothing here needs apps or DRF.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ logger = logging.getLogger("django_sse")
 
 
 class Connection(Protocol):
-    """What the response needs of a view: to be run on a connection, or to be let go."""
+    """What the response needs of a view: to run on a connection, or to be abandoned."""
 
-    #: The server's own ``send``, where what is sent takes another way to it.
+    #: The server's own ``send``, where the bytes take another way to the server.
     wire: Send | None
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None: ...
@@ -35,21 +35,22 @@ class Connection(Protocol):
 
 
 class Exchange(Protocol):
-    """What a handler keeps of the request that it serves."""
+    """What a handler keeps for the request that it serves."""
 
-    #: The streams whose responses were made.
+    #: The streams of the responses that the request's view has made.
     streams: list[PendingStream]
 
 
-#: The exchange of the request that is served, set by our handler. The context reaches all tasks and
-#: threads of the request, whatever copy or wrapper of it a middleware or an agent passes on.
+#: The exchange of the request that is served; our handler sets it. A context variable reaches all
+#: tasks and threads of the request, also where a middleware or a monitoring agent passes on a copy
+#: or a wrapper of the request.
 current_exchange: ContextVar[Exchange | None] = ContextVar("django_sse.exchange", default=None)
 
 
 class PendingStream:
-    """A stream from its handshake until it is run or let go; its response carries it.
+    """A stream from its handshake until it runs or is abandoned; its response carries it.
 
-    The state is here, and not in the response, so that a copy or a wrapper of the response stands
+    The state is here and not in the response, so that a copy or a wrapper of the response stands
     for the same stream. Only one of them can take the view.
     """
 
@@ -66,13 +67,14 @@ class PendingStream:
 
     @property
     def taken(self) -> bool:
-        """Whether the view was handed over, to be run or to be ended."""
+        """Whether the view was taken, to run or to be ended."""
         return self._view is None
 
     def content(self) -> AsyncIterator[bytes]:
-        """Return what runs the stream where the connection is not taken over."""
+        """Return the iterator that runs the stream where the connection is not taken over."""
         content = self._run()
-        # Held by the response alone. A circle would keep a dropped stream until a collection.
+        # Only the response holds it. A reference circle would keep a dropped stream alive until the
+        # next garbage collection.
         self._content = weakref.ref(content)
         return content
 
@@ -81,12 +83,12 @@ class PendingStream:
         return content is not None and self._content is not None and self._content() is content
 
     def take(self) -> Any:
-        """Hand over the view, once; ``None`` afterwards."""
+        """Return the view the first time, and ``None`` afterwards."""
         view, self._view = self._view, None
         return view
 
     async def abandon(self, reason: str) -> None:
-        """End a stream that nothing has taken."""
+        """End the stream, unless its view was taken."""
         view = self.take()
         if view is not None:
             await view.abandon(reason)
@@ -95,7 +97,7 @@ class PendingStream:
         """End the stream, unless it was taken over; safe from any thread."""
         bridge, view = self._bridge, self.take()
         if view is not None:
-            # At once: the event loop may be at its end, in a test, and the place would stay taken.
+            # Give the place back now. In a test, the event loop may not run any more.
             roster.leave(view)
         if bridge is not None or view is not None:
             try:
@@ -104,7 +106,7 @@ class PendingStream:
                 logger.debug("A stream was closed after its event loop.")
 
     def __del__(self) -> None:
-        # Django drops a response without closing it where the client left at the wrong moment.
+        # If the client leaves at the wrong moment, Django drops the response without closing it.
         if self._view is not None:
             self.close()
 
@@ -118,7 +120,7 @@ class PendingStream:
         view = self.take()
         if view is None:
             return
-        # This begins after the headers went out, or not at all (tests).
+        # This runs after the headers were sent, or never (in tests).
         _warn_once(self.handler_class)
         bridge = self._bridge = _Bridge()
         view.wire = self.wire
@@ -135,11 +137,10 @@ class PendingStream:
 
 
 class Uncompressed(HttpResponseBase):
-    """A response that compressing middleware leaves alone, by a header that is not sent.
+    """A response that compressing middleware leaves alone, because of a header that is not sent.
 
-    ``GZipMiddleware`` passes by a response that has a ``Content-Encoding``. Compressed, each chunk
-    of a stream would be a gzip member of its own, of which browsers show the first only.
-    """
+    ``GZipMiddleware`` skips a response with a ``Content-Encoding``. It would make each chunk of a
+    stream a gzip member of its own, and browsers show only the first member."""
 
     def leave_uncompressed(self) -> None:
         """Set the header that keeps the content from being encoded."""
@@ -153,13 +154,13 @@ class Uncompressed(HttpResponseBase):
 class EventStreamResponse(Uncompressed, StreamingHttpResponse):
     """The response of a stream on its way through the middleware.
 
-    ``get_asgi_application()`` takes the connection over where it arrives there untouched. Anywhere
-    else its content runs the stream, at the price of a thread for as long as it lives.
-    """
+    ``get_asgi_application()`` takes the connection over if the response arrives there untouched.
+    Anywhere else, the response's content runs the stream, and needs a thread for as long as the
+    stream lives."""
 
     def __init__(self, view: Connection, request: HttpRequest) -> None:
         stream = PendingStream(view, getattr(request, "scope", {}))
-        #: The stream that is run with this response.
+        #: The stream of this response.
         self.event_stream = stream
         super().__init__(stream.content(), content_type=CONTENT_TYPE)
         self.leave_uncompressed()
@@ -177,19 +178,19 @@ class EventStreamResponse(Uncompressed, StreamingHttpResponse):
         self.event_stream.handler_class = handler_class
 
     def close(self) -> None:
-        """End the stream, unless it was taken over; as Django calls it, from any thread."""
+        """End the stream, unless it was taken over; Django calls this, from any thread."""
         self.event_stream.close()
         super().close()
 
 
 def pending_stream(response: Any) -> PendingStream | None:
-    """Return the stream that a response carries, also where the response is wrapped or copied."""
+    """Return the stream of a response, also where the response was wrapped or copied; else ``None``."""
     found = getattr(response, "event_stream", None)
     return found if isinstance(found, PendingStream) else None
 
 
 def is_untouched(response: Any, stream: PendingStream) -> bool:
-    """Return whether the response's content is the stream's own, and waits to be run."""
+    """Return whether the response still has the stream's own content, and the stream has not begun."""
     return stream.is_content(getattr(response, "_iterator", None)) and not stream.taken
 
 
@@ -214,7 +215,7 @@ class _Bridge:
 
     def end(self, task: asyncio.Future[None]) -> None:
         if self._chunks.full():
-            # The last chunk was not fetched yet: the end is told after it.
+            # The last chunk was not fetched yet. Put the end after it.
             _keep(asyncio.ensure_future(self._chunks.put(None)))
         else:
             self._chunks.put_nowait(None)
@@ -222,7 +223,7 @@ class _Bridge:
     def leave(self) -> None:
         self._gone.set()
         while not self._chunks.empty():
-            # Whoever waits to put a chunk must not wait for ever.
+            # Otherwise a put() that waits for room would wait for ever.
             self._chunks.get_nowait()
 
 
@@ -230,7 +231,7 @@ _kept: set[asyncio.Future[Any]] = set()
 
 
 def _keep(task: asyncio.Future[Any]) -> None:
-    """Hold a task that nobody waits for, until it is done."""
+    """Keep a reference to a task until it is done, so that it is not collected while it runs."""
     _kept.add(task)
     task.add_done_callback(_kept.discard)
 

@@ -1,4 +1,4 @@
-"""The handshake: from a Django request, through DRF's policies, to a stream's response."""
+"""The handshake: a Django request passes DRF's policies and gets the response of a stream, or an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ from .limits import ComeBackLater, come_back_response, names_event_stream, take_
 from .request import BodyTooLarge, load
 from .response import Connection, EventStreamResponse
 
-#: Headers that frame a message. The server writes them; wrong ones end the stream, or break it.
+#: Headers that frame a message. The server writes them; a view's own would break the stream or end
+#: it.
 FRAMING = frozenset(
     {
         "connection",
@@ -53,7 +54,7 @@ FRAMING = frozenset(
 
 
 def check_headers(view: type, headers: Mapping[str, str]) -> None:
-    """Raise ``ImproperlyConfigured`` for a header that is the server's to write (RFC 9110, 7.6.1)."""
+    """Raise ``ImproperlyConfigured`` for a header that only the server may write (RFC 9110, 7.6.1)."""
     for name, value in headers.items():
         if name.lower() in FRAMING:
             raise ImproperlyConfigured(
@@ -64,7 +65,7 @@ def check_headers(view: type, headers: Mapping[str, str]) -> None:
 
 
 class StreamNeedsASGI(APIException):
-    """Answered under WSGI, which has no way to hold a stream."""
+    """Answered under WSGI, which cannot keep a stream open."""
 
     status_code = 503
     default_detail = (
@@ -86,26 +87,26 @@ class EventStreamRenderer(BaseRenderer):
 class _DemandedByHandshake:
     """The ``login_required`` of a stream's view: false to the middleware, but not ``False``.
 
-    Django's ``LoginRequiredMiddleware`` leaves the view alone, which a redirect to a login page
-    would not serve; the handshake demands a user instead. ``@login_not_required`` puts ``False``.
-    """
+    So Django's ``LoginRequiredMiddleware`` does not redirect to a login page, which no stream's
+    client could use, and the handshake demands a user instead. ``@login_not_required`` sets
+    ``False``."""
 
     def __bool__(self) -> bool:
         return False
 
 
 class _EveryDatabase(set[str]):
-    """The ``_non_atomic_requests`` of a stream's view: it is in no database's transaction."""
+    """The ``_non_atomic_requests`` of a stream's view: no database wraps it in a transaction."""
 
     def __contains__(self, alias: object) -> bool:
         return True
 
 
 class Handshake(APIView, Stream):
-    """An asynchronous ``APIView`` whose answer is a stream, or a plain HTTP error as JSON.
+    """An asynchronous ``APIView`` that answers with a stream, or with a plain HTTP error as JSON.
 
-    What is synchronous in DRF runs to its end in one trip to the request's thread, so that
-    nothing lazy is left for later; ``connect()`` is awaited after it.
+    DRF's synchronous part runs to its end in one trip to the request's thread, and reads there what
+    is lazy on the request. ``connect()`` is awaited after it.
     """
 
     http_method_names = ["get", "head", "options"]
@@ -118,49 +119,49 @@ class Handshake(APIView, Stream):
     def as_view(cls, **initkwargs: Any) -> Any:
         """Return the view for ``urls.py``; ``initkwargs`` replace class attributes, as in Django."""
         view = super().as_view(**initkwargs)
-        # What a method_decorator(login_not_required, name="dispatch") left on the class is kept.
+        # Keep the mark that method_decorator(login_not_required, name="dispatch") put on the class.
         marked = getattr(cls.dispatch, "login_required", None) is False
         view.login_required = False if marked else _DemandedByHandshake()  # type: ignore[attr-defined]
         view._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined]
         return view
 
     async def connect(self) -> None:
-        """Decide on the request, once DRF's policies have let it pass; may raise.
+        """Accept the request, or raise to refuse it; called after DRF's policies.
 
-        Any DRF or Django exception becomes its HTTP error; ``StreamFinished`` becomes 204. What it
-        puts into ``self.headers`` is sent with the stream's response. Runs in the request, whose
-        database connection it may use. When it raises, or its client leaves meanwhile,
-        ``disconnect()`` is not called.
-        """
+        Any DRF or Django exception becomes its HTTP error; ``StreamFinished`` becomes 204. The
+        stream's response has the headers of ``self.headers``. This runs in the request, and may use
+        the request's database connection. When it raises, or the client leaves meanwhile,
+        ``disconnect()`` is not called."""
 
     async def disconnect(self) -> None:
         """Clean up; called exactly once for every ``connect()`` that returned."""
 
     async def prepare(self) -> None:
-        """Ready what the stream needs before there is a response; after ``connect()``."""
+        """Prepare what the stream needs before there is a response; called after ``connect()``."""
 
     async def abandon(self, reason: str) -> None:
         """End a stream that never began, and give its place back.
 
-        ``disconnect()`` runs where ``connect()`` has returned.
+        Runs ``disconnect()`` if ``connect()`` has returned.
         """
         raise NotImplementedError
 
-    # DRF's dispatch, cut where the thread ends.
+    # DRF's dispatch in two parts: the one that runs in a thread, and the one that does not.
 
     async def dispatch(  # type: ignore[override]  # an asynchronous view
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
         """Run the handshake and return the response, rendered later by Django."""
         if not hasattr(request, "scope"):
-            # Refused: under WSGI, whose event loop lives for this call only.
+            # Under WSGI, the event loop lives for this call only. _admit() refuses the request.
             return cast(
                 "HttpResponseBase", await sync_to_async(self._admit)(request, *args, **kwargs)
             )
-        # Now, since the signal may come while the stream is not there yet.
+        # Watch from now on: the signal may come before the stream begins.
         shutdown.watch(asyncio.get_running_loop())
         try:
-            # A user who is authenticated before an order to end the user's streams must get it.
+            # A stream whose user is authenticated before an order to end the user's streams must
+            # get it.
             async with get_hub().heeding():
                 orders = newest_order()
                 response = await sync_to_async(self._admit)(request, *args, **kwargs)
@@ -198,10 +199,10 @@ class Handshake(APIView, Stream):
             raise
 
     def _admit(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase | None:
-        """Apply the policies; return the refusal, or ``None`` when the stream may begin."""
+        """Apply DRF's policies; return the refusal, or ``None`` when the stream may begin."""
         self.args, self.kwargs = args, kwargs
         self.headers: dict[str, str] = {}
-        # As middleware found it; DRF puts the one of its own authentication in this place.
+        # The user that middleware found. DRF's authentication puts its own user in the same place.
         self.user_before: Any = getattr(request, "user", None)
         self.request: Request = self.initialize_request(request, *args, **kwargs)
         try:
@@ -241,8 +242,8 @@ class Handshake(APIView, Stream):
         return response
 
     async def _open(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        # Names the methods that a stream may have, for dispatch() does without: http_method_names
-        # says which it does have.
+        # Never called. DRF and schema tools look for these methods; http_method_names says which of
+        # them the view allows.
         raise NotImplementedError
 
     get = head = post = put = patch = delete = _open
@@ -250,10 +251,10 @@ class Handshake(APIView, Stream):
     def perform_content_negotiation(
         self, request: Request, force: bool | None = False
     ) -> tuple[BaseRenderer, str]:
-        """Refuse with 406 who does not accept an event stream; whatever is rendered is JSON."""
+        """Refuse with 406 a client that does not accept event streams; errors are rendered as JSON."""
         media_type = JSONRenderer.media_type
         if not force and request.method != "OPTIONS":
-            # With its parameters, which AcceptHeaderVersioning looks for.
+            # Keep the parameters of the media type: AcceptHeaderVersioning looks for one.
             _, media_type = self.get_content_negotiator().select_renderer(
                 request, [EventStreamRenderer()], self.format_kwarg
             )
@@ -262,27 +263,28 @@ class Handshake(APIView, Stream):
     def raise_uncaught_exception(self, exc: Exception) -> Any:
         """Let Django's error handling see what DRF's exception handler did not answer."""
         if not hasattr(self.request, "accepted_renderer"):
-            # Which DRF wants to know in DEBUG, also of an error that came before negotiation.
+            # With DEBUG, DRF reads it, also for an error that came before negotiation.
             self.request.accepted_renderer = JSONRenderer()
         return super().raise_uncaught_exception(exc)
 
 
 def _as_json(error: Exception) -> APIException:
-    """Return what DRF answers as JSON, of an exception that Django answers with a page."""
+    """Return DRF's counterpart of an exception that Django would answer with an HTML page."""
     if isinstance(error, SuspiciousOperation):
-        # As Django logs them, under the name of their class.
+        # Django logs them to a logger with the name of their class.
         logger = logging.getLogger(f"django.security.{type(error).__name__}")
         logger.error(str(error), exc_info=error)
     if isinstance(error, RequestDataTooBig):
         return BodyTooLarge()
-    # Not a word on why, as Django does.
+    # Like Django, do not tell the client why.
     return ParseError("Bad request.", code="bad_request")
 
 
 @functools.cache
 def _login_required_everywhere() -> bool:
     def is_it(path: str) -> bool:
-        # By name: its module needs the apps of django.contrib, which a project may do without.
+        # Compare names. To import the module would need apps of django.contrib that a project may
+        # lack.
         classes = getattr(import_string(path), "__mro__", ())
         names = {f"{it.__module__}.{it.__qualname__}" for it in classes}
         return "django.contrib.auth.middleware.LoginRequiredMiddleware" in names
