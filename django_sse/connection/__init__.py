@@ -1,6 +1,5 @@
 """What one open connection is made of, and what all connections of a process share.
 
-The packages above it (``monitoring``, ``topics``, ``handshake``) and the views import it; it imports
-``servers``, ``wire`` and the settings. It promises bounded memory for each connection, events that never
-interleave, and an end for everything that it starts: tasks, timers, threads.
-"""
+The packages above it (``monitoring``, ``topics``, ``handshake``) and the views import it; it
+imports ``servers``, ``wire`` and the settings. It promises bounded memory for each connection,
+events that never interleave, and an end for everything that it starts: tasks, timers, threads."""

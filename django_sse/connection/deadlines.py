@@ -30,10 +30,10 @@ class Deadlines:
         self._last_moment: asyncio.TimerHandle | None = None
 
     def check_every(self, period: float, check: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run ``check()`` in a task every ``period``; a check that is still running is not joined by another.
+        """Run ``check()`` in a task every ``period`` seconds, one at a time.
 
-        The first one comes after a random part of the period, so that those of many streams are spread.
-        """
+        The first check comes after a random part of the period, so that the checks of many streams
+        are spread."""
         self._check = check
         first = period * random.random()  # noqa: S311 - spreads load
         self._next_check = self._loop.call_later(first, self._begin_check, period)

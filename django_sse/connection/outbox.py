@@ -1,4 +1,4 @@
-"""What waits to be written to one connection, and the only one who writes there."""
+"""The outbox of one connection: all bytes of the stream go through it, in order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ HIGH_WATER = 64 * 1024
 
 
 class Outbox:
-    """Joins what is put into it within one turn of the event loop and writes it in one piece.
+    """Joins the events that are put into it within one turn of the event loop, and writes them in
+    one piece.
 
     Whole events go in, and one write is under way at a time, so events never interleave. A write
-    that the connection does not take at once goes on in a task; what is put meanwhile waits. All
+    that the connection does not take at once goes on in a task, and later events wait for it. All
     methods belong to the event loop of the connection; only coroutines wait.
     """
 
@@ -59,22 +60,24 @@ class Outbox:
         self._ended = False
         self._task: asyncio.Task[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
-        #: Bytes that were put and are not yet taken by the server, the write under way included.
+        #: Bytes that the server has not taken yet, including the write under way.
         self.size = 0
-        #: Bytes that the server took so far.
+        #: Bytes that the server has taken so far.
         self.written = 0
-        #: Whether the server said that the connection is full (Daphne; others make a write wait).
+        #: Whether the server has said that the connection is full (Daphne; other servers make a
+        #: write wait).
         self.paused = False
-        #: Whether the client is gone; whatever is put is dropped then, as after ``finish()``.
+        #: Whether the client is gone. Then events are dropped, as after ``finish()``.
         self.gone = False
-        #: Called when a connection that was blocked takes more, and nothing waits here.
+        #: Called when a connection that was blocked takes more, and the outbox is empty.
         self.on_ready: Callable[[], None] | None = None
-        #: Called with what the server, or a middleware around it, raised; nothing is sent then.
+        #: Called with the exception of the server, or of a middleware around it. Nothing is sent
+        #: after it.
         self.on_failed: Callable[[BaseException], None] | None = None
         self._server.attach(self)
 
     def put(self, data: bytes) -> None:
-        """Add whole events; they leave by the end of this turn of the event loop. Never waits."""
+        """Add whole events, which are written at the end of this turn of the event loop. Never waits."""
         if self.gone or self._ended:
             return
         self._pending.append(data)
@@ -84,11 +87,11 @@ class Outbox:
             self._loop.call_soon(self._on_turn)
 
     def write(self, message: dict[str, Any], size: int, chunk: bytes | None = None) -> bool:
-        """Send a body message of whole events, ``size`` bytes, behind what waits, at once.
+        """Write a body message of whole events at once, after the events that wait.
 
-        The message may be shared by many connections, and so may ``chunk``, the same framed for
-        HTTP/1.1. Returns False, and takes nothing, when the connection is blocked.
-        """
+        ``size`` is the number of its bytes. ``chunk`` is the same body framed for HTTP/1.1; many
+        connections may share both. Returns False, and takes nothing, when the connection is
+        blocked."""
         if self._task is not None or self.paused:
             return False
         if self._pending:
@@ -114,21 +117,25 @@ class Outbox:
         return self.paused or self._task is not None
 
     def flush(self) -> None:
-        """Write what waits, now, unless a write is under way or the connection is full."""
+        """Write the events that wait, unless a write is under way or the connection is full."""
         while self._pending and self._task is None and not self.paused:
             self._write(self._take(), more_body=True)
 
     async def drain(self) -> None:
-        """Wait until less than ``HIGH_WATER`` bytes wait, or the client is gone; lets others run."""
+        """Wait until less than ``HIGH_WATER`` bytes wait, or the client is gone.
+
+        Other tasks run meanwhile, also where there is nothing to wait for.
+        """
         self.flush()
         if self.size < HIGH_WATER or self.gone:
-            # Nothing blocked; but a stream that never waits would keep everything else waiting.
+            # Let other tasks run. Otherwise a stream that is never blocked would keep them all
+            # waiting.
             await asyncio.sleep(0)
         while self.size >= HIGH_WATER and not self.gone:
             await self._progress()
 
     async def finish(self) -> None:
-        """Write what waits, then end the response. Returns also when the client leaves meanwhile."""
+        """Write the events that wait, then end the response; return also when the client leaves meanwhile."""
         while (self._task is not None or self.paused) and not self.gone:
             await self._progress()
         if self.gone or self._ended:
@@ -140,9 +147,9 @@ class Outbox:
             await self._progress()
 
     def bytes_taken(self) -> int | None:
-        """Return how many bytes the client took so far; ``None`` when none is on its way.
+        """Return how many bytes the client has taken so far; ``None`` when no byte is on its way.
 
-        Where the server doesn't tell, what it took itself stands for what the client took.
+        Where the server does not tell, the bytes that the server has taken count.
         """
         left = self._server.unsent()
         if not left and not self.blocked:
@@ -150,13 +157,13 @@ class Outbox:
         return self.written - (left or 0)
 
     def abort(self) -> None:
-        """Drop what waits, and close the connection without waiting for the client."""
+        """Drop the events that wait, and close the connection without waiting for the client."""
         if not self.gone:
             self.abandon()
             self._server.abort()
 
     def abandon(self) -> None:
-        """Drop what waits: the client is gone. Whoever waits in ``drain()`` goes on."""
+        """Drop the events that wait, since the client is gone; ``drain()`` returns."""
         if self.gone:
             return
         self.gone = True
@@ -168,17 +175,19 @@ class Outbox:
         self._tell()
 
     async def aclose(self) -> None:
-        """Abandon, and wait for the end of the write that was under way."""
+        """Abandon the connection, and wait for the end of the write that was under way."""
         self.abandon()
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    # What the server says of the connection.
+    # The server calls these.
 
     def pause(self) -> None:
+        """Note that the connection is full."""
         self.paused = True
 
     def resume(self) -> None:
+        """Note that the connection takes more, and write the events that wait."""
         self.paused = False
         self._go_on()
 
@@ -203,7 +212,7 @@ class Outbox:
             sending: Any = self._send(message)
             waiting_for = step(sending) if self._steppable else None
         except Exception as error:
-            # Of this connection alone: others wait for the same bytes.
+            # Catch the error here, so that the other connections still get the same bytes.
             self._fail(error)
             return
         if self._steppable:
@@ -213,9 +222,9 @@ class Outbox:
             sending = Rest(sending, waiting_for)
         if not asyncio.iscoroutine(sending):
             sending = _await(sending)
-        # Not wrapped where it is a coroutine: it would never be awaited, which Python warns of,
-        # when the task is cancelled before its first step. The reference is kept: a task that
-        # nobody holds may be collected while it runs.
+        # A coroutine is not wrapped in another: the inner one would never be awaited, which Python
+        # warns of, if the task is cancelled before its first step. Keep a reference to the task,
+        # because a task without one may be collected while it runs.
         self._task = self._loop.create_task(sending)
         self._task.add_done_callback(self._on_written)
 

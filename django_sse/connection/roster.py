@@ -1,4 +1,4 @@
-"""Every stream of this process, from its admission to its end, and what was counted."""
+"""The roster: every stream of this process, from its admission to its end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class Roster:
-    """The streams that are admitted, by what limits go by. Safe from any thread."""
+    """The admitted streams, counted by the keys of limits. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: What holds a place, each with the keys that it is counted under.
+        #: The streams, each with the keys under which it is counted.
         self._places: dict[Any, tuple[Any, ...]] = {}
         self._counts: Counter[Any] = Counter()
 

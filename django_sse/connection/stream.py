@@ -27,7 +27,8 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
     """
 
     #: Why the stream ended, for ``disconnect()``: ``completed``, ``client``, ``closed``, ``error``,
-    #: ``overflow``, ``stalled``, ``shutdown``, ``expired`` or ``revoked``; ``None`` while it is open.
+    #: ``overflow``, ``stalled``, ``shutdown``, ``expired`` or ``revoked``; ``None`` while it is
+    #: open.
     close_reason: str | None = None
     #: The event loop of the stream, once it has begun.
     event_loop: asyncio.AbstractEventLoop | None = None
@@ -39,7 +40,7 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
     _life: asyncio.Task[None] | None = None
     _context: contextvars.Context | None = None
     _deadlines: Deadlines | None = None
-    # The wait for the client, and whether something else is to be seen to meanwhile.
+    # The wait for the client, while there is one, and whether _wake() was called.
     _watch: asyncio.Timeout | None = None
     _woken: bool = False
     # Set once the response has ended, for close().
@@ -91,7 +92,7 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
         return self._stream_id
 
     def bytes_taken(self) -> int | None:
-        """Return how many bytes the client took so far; ``None`` when none is on its way."""
+        """Return how many bytes the client has taken so far; ``None`` when no byte is on its way."""
         return None if self._outbox is None else self._outbox.bytes_taken()
 
     async def close(self) -> None:
@@ -130,10 +131,10 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
             self._outbox.put(encode_fields("{}", "revoked"))
 
     def shut_down(self, deadline: float | None = None) -> None:
-        """End the stream as ``shutdown``, and tell the client a time of its own to come back.
+        """End the stream as ``shutdown``, and tell the client a reconnection time of its own.
 
-        At ``deadline``, in the event loop's time, a client that has not taken the rest is cut off.
-        """
+        At ``deadline``, in the event loop's time, the connection of a client that has not taken the
+        rest is closed."""
         outbox = self._outbox
         if self.close_reason is None:
             self.end("shutdown")
@@ -149,7 +150,7 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
             self._outbox.abort()
 
     def notice_loss(self) -> None:
-        """End the stream as left by its client, where the server does not say that it is gone."""
+        """End the stream as ``client`` if the connection is closed although the server has not said so."""
         outbox, server = self._outbox, self._server
         if outbox is not None and server is not None and not outbox.gone and server.is_gone():
             server.note_gone()
@@ -166,8 +167,8 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
         """Wait for the client to leave or for ``_wake()``; return whether it left."""
         if not self._woken:
             try:
-                # A time limit without end: rescheduling it to now is asyncio's sanctioned way to
-                # end another task's wait, and takes no task of its own.
+                # _wake() reschedules this endless time limit to now. That ends the wait from
+                # outside without another task.
                 async with asyncio.timeout(None) as self._watch:
                     while (await receive())["type"] != "http.disconnect":
                         pass

@@ -1,4 +1,4 @@
-"""Ending tasks, and being ended, without leaving anything behind."""
+"""Tasks and coroutines: end them without leaving anything behind, or run one without a task."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ from collections.abc import Generator
 from types import CoroutineType
 from typing import Any
 
-#: Seconds that a stream takes to end once its server has cancelled it.
+#: Seconds that a stream may take to end once its server has cancelled it.
 GOODBYE_SECONDS = 1.0
 
 
 def forgive_cancellation() -> None:
-    """Take note of a cancellation of the current task that is not passed on."""
+    """Mark a cancellation of the current task as handled, where it is not raised again."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
 
 
-#: Seconds that a cancelled task has to clean up before it is cancelled again.
+#: Seconds that a cancelled task may take to clean up before it is cancelled again.
 PATIENCE_SECONDS = 10.0
-#: How often a task is cancelled again that does not end.
+#: How often a task that does not end is cancelled again.
 ATTEMPTS = 3
 
 
-#: The same, while the process ends.
+#: The same as ``PATIENCE_SECONDS``, while the process ends.
 LAST_PATIENCE = 0.3
 
 
 async def stop(task: asyncio.Task[Any], patience: float | None = None) -> bool:
-    """Cancel a task and wait for its end; return whether it came.
+    """Cancel a task and wait for its end; return whether it has ended.
 
-    A task may swallow a cancellation, and client libraries do at the wrong moment. It is cancelled
-    again after ``patience`` (``PATIENCE_SECONDS``), since it may be cleaning up, and left to itself
-    in the end.
-    """
+    A task may swallow a cancellation; client libraries do so at the wrong moment. Therefore it is
+    cancelled again, first after ``patience`` seconds (``PATIENCE_SECONDS`` by default), since it
+    may be cleaning up. After ``ATTEMPTS`` more cancellations it is left to itself."""
     patience = PATIENCE_SECONDS if patience is None else patience
     task.cancel()
     await settle(task, patience)
@@ -46,12 +45,12 @@ async def stop(task: asyncio.Task[Any], patience: float | None = None) -> bool:
 
 
 async def settle(task: asyncio.Task[Any], patience: float | None = None) -> None:
-    """Wait for a task's end, for ``patience`` seconds at the most.
+    """Wait for a task's end, for ``patience`` seconds at most.
 
-    A cancellation meanwhile does not leave here, but makes it urgent: the task then has ``GOODBYE_SECONDS`` to
-    end by itself, is cancelled, and waited for as long again. Passed on at once, the cancellation
-    would reach a task that has not begun: whatever this one had to clean up would stay.
-    """
+    A cancellation meanwhile is not raised, but makes the wait urgent: the task then has
+    ``GOODBYE_SECONDS`` to end by itself, is cancelled, and has the same time once more. If the
+    cancellation were passed on at once, it could reach a task that has not begun, and what the task
+    had to clean up would stay."""
     loop = asyncio.get_running_loop()
     end = None if patience is None else loop.time() + patience
     deadline: float | None = None
@@ -73,7 +72,10 @@ async def settle(task: asyncio.Task[Any], patience: float | None = None) -> None
 
 
 def step(coroutine: CoroutineType[Any, Any, None]) -> Any:
-    """Run ``coroutine`` up to where it blocks; return what it waits for, or ``None`` at its end."""
+    """Run ``coroutine`` up to where it blocks, without a task.
+
+    Returns the future that it waits for, or ``None`` when it has ended.
+    """
     try:
         return coroutine.send(None)
     except StopIteration:
@@ -81,7 +83,7 @@ def step(coroutine: CoroutineType[Any, Any, None]) -> Any:
 
 
 class Rest:
-    """Awaits the rest of a coroutine that was stepped and has blocked on ``waiting_for``."""
+    """Awaits the rest of a coroutine that ``step()`` has run up to where it waits for ``waiting_for``."""
 
     __slots__ = ("_coroutine", "_waiting_for")
 
@@ -94,7 +96,8 @@ class Rest:
         try:
             while True:
                 try:
-                    # The future still carries the mark of its first await, as a task expects.
+                    # A task expects the mark that the first await left on the future; it is still
+                    # there.
                     value = yield waiting_for
                 except BaseException as error:
                     waiting_for = coroutine.throw(error)

@@ -1,9 +1,8 @@
 """The bounded pool of threads in which the synchronous work of all streams runs.
 
-A stream that outlives its request has no thread of its own any more, and asgiref would send what
-is synchronous in all of them through one single thread of the process. Here each stream belongs
-to one *lane*, a thread that is started when there is work and ends when there is none.
-"""
+A stream outlives its request, and so the request's thread. asgiref would then run the synchronous
+work of all streams in one single thread of the process. Here each stream belongs to one *lane*: a
+thread that starts when there is work and ends when there is none."""
 
 from __future__ import annotations
 
@@ -31,8 +30,8 @@ logger = logging.getLogger("django_sse")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds without work after which a lane closes its database connections. A burst of queries
-#: keeps them: to connect to PostgreSQL takes milliseconds.
+#: Seconds without work after which a lane closes its database connections. It keeps them during a
+#: burst of queries, since connecting to PostgreSQL takes milliseconds.
 RELEASE_SECONDS = 0.1
 #: Seconds without work after which a lane ends its thread.
 IDLE_SECONDS = 1.0
@@ -41,13 +40,12 @@ IDLE_SECONDS = 1.0
 class Lane(Executor):
     """One thread, run on demand, with the database connections that belong to it.
 
-    Work is done one call at a time, in the order in which it came. A connection of a pool goes back
-    to it after each call, whatever ``CONN_MAX_AGE`` says. Other connections are treated as at the
-    end of a request after ``RELEASE_SECONDS`` without work: those past ``CONN_MAX_AGE`` are closed.
-    After ``IDLE_SECONDS`` the thread ends, unless one is left open. No connection is closed in a
-    transaction, nor while a query is being iterated in pieces (``aiterator()``), however long the
-    stream waits between two of them.
-    """
+    A lane does one call at a time, in the order in which they came. It returns a pool's connection
+    to the pool after each call, whatever ``CONN_MAX_AGE`` says. After ``RELEASE_SECONDS`` without
+    work, it closes other connections that are past their ``CONN_MAX_AGE``, as Django does at the
+    end of a request. After ``IDLE_SECONDS`` the thread ends, unless a connection is still open. No
+    connection is closed in a transaction, nor while a query is iterated in pieces
+    (``aiterator()``), however long the stream waits between two of them."""
 
     def __init__(self) -> None:
         self.streams = 0
@@ -55,8 +53,8 @@ class Lane(Executor):
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._iterating: weakref.WeakSet[Any] = weakref.WeakSet()
-        # What asgiref looks up to find the thread for thread-sensitive work. One for all streams
-        # of the lane; it is never entered, so that it costs a stream nothing.
+        # asgiref looks this object up to find the thread for thread-sensitive work. All streams of
+        # the lane share it. It is never entered, so it costs a stream nothing.
         self._sensitive = ThreadSensitiveContext()
         SyncToAsync.context_to_thread_executor[self._sensitive] = self
 
@@ -70,13 +68,18 @@ class Lane(Executor):
         return self._thread is not None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run ``fn(*args, **kwargs)`` in the lane's thread; starts it where it does not run."""
+        """Run ``fn(*args, **kwargs)`` in the lane's thread, and start the thread if it does not
+        run.
+
+        Raises ``RuntimeError`` where the system has no more threads.
+        """
         future: Future[T] = Future()
         call = functools.partial(fn, *args, **kwargs)
         with self._wake:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="django_sse", daemon=True)
-                # Raises where the system has no more threads: the next call tries again.
+                # Set self._thread only after start(), which may raise: then the next call tries
+                # again.
                 thread.start()
                 self._thread = thread
             self._work.append((future, call))
@@ -100,7 +103,8 @@ class Lane(Executor):
                         self._thread = None
                         return
             patience = RELEASE_SECONDS
-            # In a frame of its own: nothing of the call may live on in a thread that waits.
+            # Call a function for it, so that no local name of this frame keeps the call's objects
+            # alive while the thread waits.
             self._do(*self._work.popleft())
             idle_since = time.monotonic()
 
@@ -119,7 +123,10 @@ class Lane(Executor):
             _give_back()
 
     def _release(self) -> float | None:
-        """Close what is due; return for how many seconds to wait for work, ``0`` to end."""
+        """Close the connections that are due.
+
+        Returns for how many seconds to wait for work; ``0`` to end the thread, ``None`` for any
+        time."""
         if self._iterating:
             return IDLE_SECONDS
         _close_what_is_due()
@@ -130,8 +137,8 @@ class Lane(Executor):
         return max(min(ends) - time.monotonic(), IDLE_SECONDS) if ends else None
 
     def _remember_iterators(self, call: functools.partial[Any]) -> None:
-        # Django's asynchronous iteration hands the same generator to one call after another.
-        # To close the connection below it between two of them would break the query.
+        # Django's asynchronous iteration passes the same generator to one call after another.
+        # Closing the connection between two of these calls would break the query.
         for argument in call.args:
             if isinstance(argument, functools.partial):
                 self._iterating.update(a for a in argument.args if inspect.isgenerator(a))
@@ -143,7 +150,7 @@ def is_pooled(settings: Mapping[str, Any]) -> bool:
 
 
 def _give_back() -> None:
-    """Let pools have the thread's connections back; what fails is logged."""
+    """Return the thread's connections of pools to their pools; log errors."""
     for connection in connections.all(initialized_only=True):
         if (
             connection.connection is not None
@@ -157,21 +164,21 @@ def _give_back() -> None:
 
 
 def _close_what_is_due(*, after_error: bool = False) -> None:
-    """Treat the thread's connections as at the end of a request; what fails is logged.
+    """Treat the thread's connections as Django does at the end of a request; log errors.
 
-    After an error, only where one of them has failed: it is opened anew then.
-    """
+    ``after_error`` says that a call raised. Then this happens only if a connection failed, so that
+    the next call opens a new one."""
     try:
         opened = connections.all(initialized_only=True)
         if not after_error or any(connection.errors_occurred for connection in opened):
             close_old_connections()
     except Exception:
-        # A thread that died of it would leave its streams waiting for ever.
+        # If the error ended the thread, its streams would wait for ever.
         logger.warning("A database connection could not be closed.", exc_info=True)
 
 
 class Pool:
-    """The lanes of this process: as many as the setting ``THREADS`` says, made when needed."""
+    """The lanes of this process: as many as the setting ``THREADS`` says, made when they are needed."""
 
     def __init__(self) -> None:
         self._lanes: list[Lane] = []
@@ -187,7 +194,7 @@ class Pool:
             return lane
 
     def give_back(self, lane: Lane) -> None:
-        """Take note that a stream has ended."""
+        """Note that a stream of the lane has ended."""
         with self._lock:
             lane.streams -= 1
 
@@ -198,7 +205,7 @@ class Pool:
             await asyncio.wrap_future(lane.submit(connections.close_all))
 
     def reset(self) -> None:
-        """Begin anew with the number of lanes that the settings say; old ones end by themselves."""
+        """Begin with new lanes, as many as the settings say now; the old ones end by themselves."""
         with self._lock:
             self._lanes = []
 

@@ -1,4 +1,4 @@
-"""What is asked of a request's user, whatever it is: a model's, one of a token, or nobody."""
+"""Questions about a request's user, which may be a model's, a token's, anonymous, or ``None``."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from rest_framework.settings import api_settings
 
 
 def is_authenticated(user: Any) -> bool:
-    """Return whether there is a user; DRF's ``UNAUTHENTICATED_USER`` may be ``None``."""
+    """Return whether a user is authenticated; the anonymous one may be ``None`` (``UNAUTHENTICATED_USER``)."""
     return user is not None and bool(user.is_authenticated)
 
 
 def nobody() -> Any:
-    """Return who an anonymous client is to DRF: ``AnonymousUser``, unless the project says ``None``."""
+    """Return DRF's anonymous user: ``AnonymousUser``, unless ``UNAUTHENTICATED_USER`` says otherwise."""
     user: Any = api_settings.UNAUTHENTICATED_USER
     return None if user is None else user()
 
 
 def user_key(user: Any) -> str | None:
-    """Return the primary key of a user as text, or ``None`` for nobody."""
+    """Return the primary key of a user as text, or ``None`` for a user without one."""
     key = getattr(user, "pk", None)
     return None if key is None else str(key)
 
 
 def user_name(user: Any) -> str:
-    """Return how a user is called, without asking the database, as ``str()`` might."""
+    """Return the name of a user, without a query; ``str(user)`` might make one."""
     name = getattr(user, "get_username", None)
     return str(name()) if callable(name) else type(user).__name__

@@ -1,4 +1,4 @@
-"""Finds clients that take no byte any more: stalled ones, and peers that vanished without a word."""
+"""The watchdog: finds clients that have stopped reading, and peers that vanished without closing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ logger = logging.getLogger("django_sse")
 
 #: Seconds between two rounds, at most.
 PERIOD = 15.0
-#: Streams that are looked at before other work has its turn.
+#: How many streams are looked at before other work of the event loop has its turn.
 SLICE = 500
 
 
 class Watchdog:
-    """One timer for all streams of an event loop; it runs while there are any.
+    """One timer for all streams of an event loop; it runs while there are streams.
 
-    A stream is suspected while bytes are on their way that the client has not acknowledged, and
-    cleared by every byte that it takes, however slow it is. ``SEND_TIMEOUT`` seconds without one,
-    and a quarter more at the most, and it is closed as ``stalled``.
-    """
+    The watchdog suspects a stream while bytes are on their way that the client has not
+    acknowledged. Every byte that the client takes clears the stream, however slow the client is.
+    After ``SEND_TIMEOUT`` seconds without one, and a quarter more at most, the stream is closed as
+    ``stalled``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -35,14 +35,14 @@ class Watchdog:
         self._suspects: dict[Any, tuple[int, float]] = {}
 
     def watch(self) -> None:
-        """See to it that the rounds go on; called as a stream begins."""
+        """Start the timer unless it runs; called as a stream begins."""
         if not self._running:
             self._running = True
             self._later()
 
     def _later(self) -> None:
         delay = min(PERIOD, conf.send_timeout / 4)
-        # Not in the context of the stream that comes first, which it outlives.
+        # A new context, since the timer outlives the stream in whose context it was started.
         self._loop.call_later(delay, self._round, context=Context())
 
     def _round(self) -> None:
@@ -63,7 +63,7 @@ class Watchdog:
             try:
                 self._look_at(stream, now, limit)
             except Exception:
-                # Of this stream alone: all others count on the next round.
+                # Catch the error here, so that the other streams are still watched.
                 logger.exception("%s could not be watched.", type(stream).__qualname__)
         if looked == SLICE:
             self._loop.call_soon(self._look, streams)
@@ -78,7 +78,8 @@ class Watchdog:
         if taken is None:
             self._suspects.pop(stream, None)
             return
-        # Below zero at first: heads and frames are on their way too, and no bytes of the stream.
+        # The number may be below zero at first: headers and frames are on their way too, and do not
+        # count as bytes of the stream.
         best, since = self._suspects.setdefault(stream, (taken, now))
         if taken > best:
             self._suspects[stream] = (taken, now)
