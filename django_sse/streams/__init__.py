@@ -1,6 +1,6 @@
 """What one stream can do: send objects, beat, follow topics, and hear channel-layer groups.
 
-Each module has a class of streams with one ability, its attributes and its hooks; ``SSEView`` combines them. The views and the
-handshake import this package; it imports ``topics``, ``connection`` and what is below them. It promises that each ability ends
-with its stream, and that one which a view does not use costs its streams nothing.
-"""
+Each module has a class of streams with one ability, its attributes and its hooks; ``SSEView``
+combines them. The views and the handshake import this package; it imports ``topics``,
+``connection`` and what is below them. It promises that each ability ends with its stream, and that
+one which a view does not use costs its streams nothing."""

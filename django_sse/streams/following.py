@@ -67,10 +67,9 @@ class Following(Sending):
         """Send the topics' events until the stream ends; does not return.
 
         Events that a resuming client missed come first, then those published since the topics were
-        subscribed, which is before ``stream()`` begins. After a cancellation it may be called again, and
-        goes on where it was. Raises ``ImproperlyConfigured`` for a view without topics, and
-        ``RuntimeError`` where it is called while it runs.
-        """
+        subscribed, which is before ``stream()`` begins. After a cancellation it may be called
+        again, and goes on where it was. Raises ``ImproperlyConfigured`` for a view without topics,
+        and ``RuntimeError`` where it is called while it runs."""
         if self._subscription is None:
             raise ImproperlyConfigured(
                 f"{type(self).__qualname__} has no topics to follow: define `topics` or "

@@ -75,10 +75,10 @@ class Grouped(Stream):
 
 
 def handler_names(cls: type, base: type) -> frozenset[str]:
-    """Return the names of the coroutines that ``cls``, with its mixins, added to ``base``.
+    """Return the names of the coroutine functions that ``cls``, with its mixins, adds to ``base``.
 
-    Only these can be reached by a message: never the protocol's own methods (a message of the
-    type ``http.disconnect`` would name one), nor anything that ``base`` or its parents define.
+    A message can reach only these, and never the protocol's own methods (a message of the type
+    ``http.disconnect`` would name one), nor anything else that ``base`` or its parents define.
     """
     return frozenset(
         name
@@ -127,10 +127,11 @@ class GroupMember:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def join(self) -> None:
-        """Enter the groups; their messages are delivered one after another from then on."""
+        """Enter the groups. From then on, their messages are delivered one after another."""
         self._channel = await self._layer.new_channel()
         for name in self._names:
-            # Noted first: whoever is cancelled in between may be in the group already.
+            # Note the name first. If this task is cancelled in group_add(), the channel may be in
+            # the group already.
             self._joined.append(name)
             await self._layer.group_add(name, self._channel)
         self._tasks.append(asyncio.create_task(self._listen()))
@@ -138,11 +139,11 @@ class GroupMember:
             self._tasks.append(asyncio.create_task(self._stay(self._layer.group_expiry / 2)))
 
     async def leave(self) -> None:
-        """Leave the groups. A channel layer that is away is logged, and forgets by itself."""
+        """Leave the groups. Errors of the channel layer are logged; it forgets the channel by itself later."""
         tasks = set(self._tasks)
         while tasks:
-            # Again and again: a client library may swallow the cancellation that comes at the
-            # wrong moment (redis-py does), and would wait on for the next message.
+            # Cancel again until they end. A client library may swallow a cancellation that comes at
+            # the wrong moment (redis-py does), and would go on waiting for the next message.
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.05)
@@ -163,7 +164,7 @@ class GroupMember:
                 await self._deliver(message)
 
     async def _stay(self, period: float) -> None:
-        # Membership expires (after a day, by default), and a stream may live longer.
+        # Membership expires, after a day by default, and a stream may live longer.
         while True:
             await asyncio.sleep(period)
             for name in self._names:

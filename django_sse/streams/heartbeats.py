@@ -42,10 +42,9 @@ class Beating(Sending):
         """Begin to beat, or beat differently from now on.
 
         Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``; ``0`` is off) and
-        ``event``. What is not given is the view's own, or the setting's where the view's is off. Raises
-        ``ImproperlyConfigured`` for a wrong one, ``TypeError`` for a ``Heartbeat`` with an event
-        beside it, and ``StreamClosed`` unless the stream is open.
-        """
+        ``event``. What is not given is the view's own, or the setting's where the view's is off.
+        Raises ``ImproperlyConfigured`` for a wrong one, ``TypeError`` for a ``Heartbeat`` with an
+        event beside it, and ``StreamClosed`` unless the stream is open."""
         if not self.is_open:
             raise StreamClosed(self._closed_text())
         if isinstance(period, Heartbeat):
@@ -111,11 +110,10 @@ class Beating(Sending):
 
 
 class Pulse:
-    """The beats of one stream: a timer, and a task only while an async provider runs.
+    """The timer of one stream's heartbeat, and a task while an asynchronous callable runs.
 
-    ``beat`` is given the encoded bytes, or the event that a provider returned. The first beat
-    comes after a random part of the period, so that the beats of many streams are spread.
-    """
+    It calls ``beat`` with the encoded bytes, or with the event that a callable returned. The first
+    beat comes after a random part of the period, so that the beats of many streams are spread."""
 
     __slots__ = ("_beat", "_context", "_due", "_heartbeat", "_loop", "_provider", "_task", "_timer")
 
@@ -132,12 +130,13 @@ class Pulse:
         self._context = context
         self._provider: EventProvider | None = None
         self._task: asyncio.Task[Any] | None = None
-        # Kept here: uvloop returns a plain handle, without when(), for what is due at once.
+        # Keep the moment: uvloop returns a plain handle without when() for a timer that is due at
+        # once.
         self._due = loop.time() + heartbeat.period * random.random()  # noqa: S311 - spreads load
         self._timer: asyncio.Handle = loop.call_at(self._due, self._fire, context=context)
 
     def stop(self) -> asyncio.Task[Any] | None:
-        """Beat no more, at once; return the task of a provider that was running, to wait for."""
+        """Stop at once. Return the task of a callable that was running, which the caller waits for."""
         self._timer.cancel()
         task, self._task = self._task, None
         if task is not None:
@@ -145,21 +144,22 @@ class Pulse:
         return task
 
     def _fire(self) -> None:
-        # Scheduled before anything can fail, and from the planned moment, so that beats don't drift.
+        # Schedule the next beat before anything can fail, and from the planned moment, so that
+        # beats don't drift.
         self._due = max(self._due + self._heartbeat.period, self._loop.time())
         self._timer = self._loop.call_at(self._due, self._fire, context=self._context)
         if self._heartbeat.encoded is not None:
             self._beat(self._heartbeat.encoded)
             return
         if self._task is not None:
-            return  # The provider is slower than the period: this beat is left out.
+            return  # The callable is slower than the period: leave this beat out.
         try:
             if self._provider is None:
                 self._provider = self._heartbeat.provider()
             event = self._provider()
             if inspect.isawaitable(event):
-                # Not wrapped where it is a coroutine: it would never be awaited, which Python
-                # warns of, when the task is cancelled before its first step.
+                # A coroutine is not wrapped in another: the inner one would never be awaited, which
+                # Python warns of, if the task is cancelled before its first step.
                 running = event if inspect.iscoroutine(event) else _awaited(event)
                 self._task = self._loop.create_task(running, context=self._context)
                 self._task.add_done_callback(self._on_event, context=self._context)

@@ -84,8 +84,8 @@ class Sending(Stream):
         """Send one event: an object, text, or a ``ServerSentEvent``.
 
         Events leave whole and in the order of each task's calls, also when several tasks send. It
-        returns at once while the client keeps up, and waits while more than 64 KiB are on their way.
-        All events of one turn of the event loop leave in one piece.
+        returns at once while the client keeps up, and waits while more than 64 KiB are on their
+        way. All events of one turn of the event loop leave in one piece.
 
         Raises ``StreamClosed`` after the stream's end, ``InvalidEvent`` for fields that cannot be
         sent, and ``SerializerNotFound``; nothing was sent then.
