@@ -1,10 +1,9 @@
 """What each ASGI server says of its connections beyond ASGI: the only package that knows a server.
 
-``connection`` and the packages above it ask ``server_for()``, and know the face in ``servers.base``; this package imports
-nothing of ``django_sse``. It promises that a server, or a version of one, that it does not know is
-served in the general case with full function. To support one more server, write a module with a subclass of
-``base.Server`` and add the class to ``SERVERS``.
-"""
+``connection`` and the packages above it ask ``server_for()``, and know the face in
+``servers.base``; this package imports nothing of ``django_sse``. It promises that a server, or a
+version of one, that it does not know is served in the general case with full function. To support
+one more server, write a module with a subclass of ``base.Server`` and add the class to ``SERVERS``."""
 
 from __future__ import annotations
 
@@ -18,7 +17,8 @@ from .gunicorn import Gunicorn
 from .hypercorn import Hypercorn
 from .uvicorn import Uvicorn
 
-#: The classes that are asked, in turn, whether a ``send`` is their server's own. The last one takes any.
+#: The classes that are asked, in turn, whether a ``send`` is their server's own. The last one takes
+#: any.
 SERVERS: tuple[type[Server], ...] = (Daphne, Uvicorn, Hypercorn, Granian, Gunicorn, Server)
 
 # What Channels' sessions put around ``send``, by module and name.

@@ -1,8 +1,7 @@
 """The face of a server: what a connection may ask of it, and the answers of any ASGI server.
 
-Each module beside this one describes one server. It names at its top what is private to that server and the
-version in which it was seen, and it checks for those attributes before it uses them.
-"""
+Each module beside this one describes one server. It names at its top what is private to that server
+and the version in which it was seen, and it checks for those attributes before it uses them."""
 
 from __future__ import annotations
 
@@ -45,16 +44,17 @@ class Limit(NamedTuple):
 class Server:
     """One connection of an ASGI server about which nothing else is known.
 
-    Every method has the answer that is right for any server; the classes of known servers override what
-    they know better. All methods belong to the connection's event loop, and none of them waits.
-    """
+    Every method has the answer that is right for any server; the classes of known servers override
+    what they know better. All methods belong to the connection's event loop, and none of them
+    waits."""
 
     __slots__ = ("scope", "send")
 
     #: Whether a coroutine of ``send`` may run up to where it blocks without a task of its own.
     #: Unknown code may ask for its task, as ``asyncio.timeout()`` does.
     may_be_stepped = False
-    #: Whether the server, as it ends, waits for its applications only until one of them ends as cancelled.
+    #: Whether the server, as it ends, waits for its applications only until one of them ends as
+    #: cancelled.
     stops_waiting_at_cancelled = False
 
     def __init__(self, send: Send, scope: Mapping[str, Any]) -> None:
@@ -88,9 +88,9 @@ class Server:
     def write(self, chunk: bytes, size: int) -> bool:
         """Write a chunk that is framed for HTTP/1.1 past ``send``; return whether it was written.
 
-        ``size`` is the number of bytes in the chunk without its frame. Most of what a small event costs
-        is its server's coroutine, checks and framing, so many connections share one framed chunk.
-        """
+        ``size`` is the number of bytes in the chunk without its frame. Most of what a small event
+        costs is its server's coroutine, checks and framing, so many connections share one framed
+        chunk."""
         return False
 
     def unsent(self) -> int | None:

@@ -3,10 +3,12 @@
 Private to Daphne and Twisted, as seen in Daphne 4.2.3 and Twisted 26.10:
 
 - ``send`` is a ``functools.partial`` of one argument, the ``daphne.http_protocol.WebRequest``;
-- ``WebRequest``: ``_disconnected``, and of Twisted's ``Request`` ``channel``, ``chunked``, ``finished``,
-  ``sentLength``, ``startedWriting``, ``registerProducer()`` and ``unregisterProducer()``;
-- the transport of a plain TCP connection: ``TLS``, ``connected``, ``disconnecting``, ``dataBuffer``, ``offset``,
-  ``_tempDataBuffer`` and ``_tempDataLen`` (bytes that wait), ``socket``, ``abortConnection()``.
+- ``WebRequest``: ``_disconnected``, and of Twisted's ``Request`` ``channel``, ``chunked``,
+  ``finished``, ``sentLength``, ``startedWriting``, ``registerProducer()`` and
+  ``unregisterProducer()``;
+- the transport of a plain TCP connection: ``TLS``, ``connected``, ``disconnecting``,
+  ``dataBuffer``, ``offset``, ``_tempDataBuffer`` and ``_tempDataLen`` (bytes that wait),
+  ``socket``, ``abortConnection()``.
 
 Where one of them is missing, Daphne is served without the feature that needs it.
 """
@@ -29,7 +31,8 @@ _TRANSPORT = ("TLS", "_tempDataBuffer", "connected", "dataBuffer", "disconnectin
 class Daphne(Server):
     """A connection of Daphne, and the producer that Twisted's transport pauses and resumes.
 
-    Daphne's ``send()`` never waits, so without a producer a slow client would cost any amount of memory.
+    Daphne's ``send()`` never waits, so without a producer a slow client would cost any amount of
+    memory.
 
     Source: Twisted's ``IPushProducer``.
     """
@@ -92,9 +95,8 @@ class Daphne(Server):
     def write(self, chunk: bytes, size: int) -> bool:
         """Write to the socket, since Twisted's waiting is most of what a write costs.
 
-        The transport gets what the socket does not take, and pauses the producer as ever. Connections
-        over TLS and HTTP/2 have other transports, and go by ``send()``.
-        """
+        The transport gets what the socket does not take, and pauses the producer as ever.
+        Connections over TLS and HTTP/2 have other transports, and go by ``send()``."""
         request = self._request
         if self._request_is_known is None:
             self._request_is_known = is_instance(

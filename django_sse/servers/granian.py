@@ -2,8 +2,9 @@
 
 Private to Granian, as seen in 2.8.7:
 
-- ``send`` is a method of a class of the module ``granian._granian``, written in Rust, which keeps its transport to itself.
-  The socket is found among those of the process by the addresses in the scope (Linux);
+- ``send`` is a method of a class of the module ``granian._granian``, written in Rust, which keeps
+  its transport to itself. The socket is found among those of the process by the addresses in the
+  scope (Linux);
 - ``receive`` is a method of a class of a module whose name begins with ``granian.``.
 """
 

@@ -2,7 +2,8 @@
 
 Private to gunicorn, as seen in 27.0:
 
-- ``send`` is a function of the module ``gunicorn.asgi.protocol`` that closes over ``self``, the protocol;
+- ``send`` is a function of the module ``gunicorn.asgi.protocol`` that closes over ``self``, the
+  protocol;
 - the protocol: ``transport``, ``worker``, and with HTTP/2 ``_h2_writer_protocol``;
 - the worker: ``alive`` and ``max_requests`` (``sys.maxsize`` for no limit);
 - ``receive`` answers ``http.disconnect`` for ever once a call of it was cancelled.

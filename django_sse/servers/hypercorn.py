@@ -2,10 +2,10 @@
 
 Private to Hypercorn, as seen in 0.18:
 
-- ``send`` is a method of ``hypercorn.protocol.http_stream.HTTPStream``: ``context.terminated``, an event with
-  ``wait()``, and ``send``, a method of the protocol;
-- the protocol of HTTP/1.1, of the module ``hypercorn.protocol.h11``: ``send``, a method of the ``TCPServer`` whose
-  ``writer`` has the transport.
+- ``send`` is a method of ``hypercorn.protocol.http_stream.HTTPStream``: ``context.terminated``, an
+  event with ``wait()``, and ``send``, a method of the protocol;
+- the protocol of HTTP/1.1, of the module ``hypercorn.protocol.h11``: ``send``, a method of the
+  ``TCPServer`` whose ``writer`` has the transport.
 
 Where one of them is missing, Hypercorn is served without the feature that needs it.
 """

@@ -1,4 +1,4 @@
-"""The sockets of a server that keeps them to itself: found among the process's own, on Linux."""
+"""The sockets of a server that does not give them out, found among those of the process, on Linux."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .base import send_queue
 
 #: Where the file descriptors of this process are listed.
 DESCRIPTORS = "/proc/self/fd"
-#: Seconds for which the queues that were read once serve all who ask: looking costs about 5 µs
-#: for each open file.
+#: Seconds for which the queues that were read once are answered from memory. Reading costs about 5
+#: µs for each open file.
 FRESH_SECONDS = 0.2
 
 # A connection: the client's host and port, and the server's port.
@@ -24,16 +24,16 @@ _Address = tuple[str, int, int]
 
 _queues: dict[_Address, int | None] = {}
 _read_at = float("-inf")
-# What is to be closed, by the event loop that said so: all of one turn are looked for at once.
+# The connections to close, for each event loop. All those of one turn of the loop are looked up at
+# once.
 _doomed: dict[asyncio.AbstractEventLoop, set[_Address]] = {}
 
 
 def queued(scope: Mapping[str, Any]) -> int | None:
-    """Return how many bytes a connection's peer has not acknowledged; ``None`` if unknown.
+    """Return how many bytes the peer of a connection has not acknowledged; ``None`` if unknown.
 
-    Unknown is what cannot be found: on other systems than Linux, on Unix sockets, or where the
-    scope names another client than the one that is connected.
-    """
+    It is unknown where the socket cannot be found: on other systems than Linux, for Unix sockets,
+    and where the scope names another client than the one that is connected."""
     global _queues, _read_at
     address = _address_of(scope)
     if address is None:
@@ -49,7 +49,7 @@ def queued(scope: Mapping[str, Any]) -> int | None:
 
 
 def close_soon(scope: Mapping[str, Any]) -> None:
-    """Close a connection without waiting for its peer; does nothing where it cannot be found."""
+    """Close a connection without waiting for its peer; do nothing where it cannot be found."""
     address = _address_of(scope)
     if address is not None:
         loop = asyncio.get_running_loop()
@@ -63,21 +63,22 @@ def _close_doomed(loop: asyncio.AbstractEventLoop) -> None:
     doomed = _doomed.pop(loop)
     for address, connection in _connections():
         if address in doomed:
-            # What waits to be sent is dropped with the last descriptor of the connection; who
-            # holds that is woken up, and finds it closed.
-            with contextlib.suppress(OSError):  # Its peer was faster.
+            # With SO_LINGER, the system drops the bytes that wait when the last descriptor of the
+            # connection is closed. shutdown() wakes up the server, which holds that one, and finds
+            # it closed.
+            with contextlib.suppress(OSError):  # The peer has closed it first.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.shutdown(socket.SHUT_RDWR)
 
 
 def _connections() -> Iterator[tuple[_Address, socket.socket]]:
-    """Yield what this process is connected with over TCP; each is a copy, closed after its turn."""
+    """Yield the TCP connections of this process; each is a copy that is closed after its turn."""
     try:
         numbers = os.listdir(DESCRIPTORS)  # noqa: PTH208
     except OSError:
         return
     for number in numbers:
-        # The number may be another file's by now: what is looked at is what is used, our copy.
+        # By now, the number may belong to another file. Make a copy first, and look at the copy.
         try:
             copy = os.dup(int(number))
         except OSError:
@@ -98,8 +99,8 @@ def _connections() -> Iterator[tuple[_Address, socket.socket]]:
 
 
 def _socket_of(descriptor: int) -> socket.socket:
-    # With a default time limit, a new object makes the descriptor non-blocking, and with it all
-    # copies, which are others'.
+    # With a default time limit, a new socket object would make the descriptor non-blocking, and
+    # with it the server's own.
     if socket.getdefaulttimeout() is not None:
         raise OSError("Sockets cannot be looked at where they have a default time limit.")
     return socket.socket(fileno=descriptor)

@@ -2,11 +2,11 @@
 
 Private to Uvicorn, as seen in 0.54:
 
-- ``send`` is a method of ``RequestResponseCycle`` in ``uvicorn.protocols.http``, with httptools or h11:
-  ``transport``, ``disconnected``, ``response_started``, ``response_complete``, ``keep_alive``, ``flow.write_paused``,
-  and with httptools ``chunked_encoding``;
-- the transport's protocol: ``config.limit_max_requests``, ``server_state.total_requests`` and ``.connections``,
-  ``limit_concurrency``.
+- ``send`` is a method of ``RequestResponseCycle`` in ``uvicorn.protocols.http``, with httptools or
+  h11: ``transport``, ``disconnected``, ``response_started``, ``response_complete``, ``keep_alive``,
+  ``flow.write_paused``, and with httptools ``chunked_encoding``;
+- the transport's protocol: ``config.limit_max_requests``, ``server_state.total_requests`` and
+  ``.connections``, ``limit_concurrency``.
 
 Where one of them is missing, Uvicorn is served without the feature that needs it.
 """
