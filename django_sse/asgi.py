@@ -1,4 +1,4 @@
-"""Django's ASGI handler, which lets go of a request once its stream begins."""
+"""Django's ASGI handler, except that it finishes a request before its stream begins."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from .servers.base import Receive, Send
 
 
 def get_asgi_application() -> ASGIHandler:
-    """Set Django up and return the ASGI application, in the place of ``django.core.asgi``'s.
+    """Set Django up and return the ASGI application; use it in place of ``django.core.asgi``'s.
 
     It is Django's handler with one difference: when the final response is an untouched
-    ``EventStreamResponse``, the request is finished first (``request_finished`` is sent, its
-    thread, database connection and body are released), and then the stream runs on the bare ASGI
-    connection. Goes inside a ``ProtocolTypeRouter``, under ``"http"``, as Django's does.
-    """
+    ``EventStreamResponse``, the request is finished first. Django sends ``request_finished``, and
+    releases the request's thread, database connection and body. Then the stream runs on the bare
+    ASGI connection. In a ``ProtocolTypeRouter``, it stands under ``"http"``, as Django's does."""
     django.setup(set_prefix=False)
     return ASGIHandler()
 
 
 class ASGIHandler(asgi.ASGIHandler):
-    """See ``get_asgi_application()``."""
+    """Django's handler, except that streams outlive their requests; see ``get_asgi_application()``."""
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request, and the stream that it may become; or the server's lifespan."""
@@ -48,11 +47,11 @@ class ASGIHandler(asgi.ASGIHandler):
             await super().__call__(scope, exchange.receive, exchange.send)
             view = await exchange.end()
         except (Exception, asyncio.CancelledError) as error:
-            # In a task, since a server may cancel again meanwhile.
+            # Run stop() in a task, since the server may cancel this one again meanwhile.
             await settle(asyncio.ensure_future(exchange.stop()))
             if isinstance(error, asyncio.CancelledError) and _ends_early(scope, send):
-                # When Daphne ends, it waits for all applications, but only until the first one
-                # ends as cancelled: streams could not clean up any more.
+                # If this application ended as cancelled, the server (Daphne) would stop waiting for
+                # the others, and streams could not clean up any more.
                 forgive_cancellation()
                 return
             raise
@@ -61,23 +60,24 @@ class ASGIHandler(asgi.ASGIHandler):
         pending = exchange.pending
         if exchange.gone or pending is not None:
             receive = exchange.receive
-        # From here on, nothing but the view itself is held for the life of the stream.
+        # For the life of the stream, this frame holds nothing but the view.
         del exchange
         try:
             if view is not None:
                 await view(scope, receive, send)
         except BaseException:
-            # Of a stream that has begun, nothing is left to be ended.
+            # This does nothing where the stream has begun: it has ended by itself then.
             await view.abandon("error")
             raise
         finally:
-            # This frame may outlive the stream, in a traceback of what Django's handler cancelled.
+            # A traceback of a task that Django's handler cancelled may keep this frame longer than
+            # the stream.
             del view
             if pending is not None:
                 await pending.aclose()
 
     async def lifespan(self, receive: Receive, send: Send) -> None:
-        """Answer a server's lifespan protocol, which Django refuses; its end is the streams' too.
+        """Answer a server's lifespan protocol, which Django refuses; end the streams at its end.
 
         Source: ASGI specification, "Lifespan Protocol".
         """
@@ -88,7 +88,7 @@ class ASGIHandler(asgi.ASGIHandler):
         await send({"type": "lifespan.shutdown.complete"})
 
     async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
-        """Run middleware and view; see to it that a stream whose response got lost is ended."""
+        """Run middleware and view, and end a stream whose response a middleware has dropped."""
         exchange = cast("_Exchange | None", current_exchange.get())
         if exchange is None:
             return await super().run_get_response(request)
@@ -102,16 +102,18 @@ class ASGIHandler(asgi.ASGIHandler):
                 if stream is carried:
                     continue
                 if getattr(response, "streaming", False):
-                    # A middleware answers with another stream, which may have ours inside.
+                    # A middleware answers with another streaming response, which may have ours
+                    # inside.
                     exchange.inside = stream
                 else:
                     await stream.abandon("client" if response is None else "closed")
         return cast("HttpResponseBase", response)
 
     async def send_response(self, response: HttpResponseBase, send: Any) -> None:
-        """Send an ordinary response; keep a stream's for after the request.
+        """Send an ordinary response; keep the start of a stream's response until the request is
+        finished.
 
-        ``send`` may be a wrapper of the exchange's own, which then sees a response without a body.
+        ``send`` may be a wrapper around the exchange's own. It then sees a response without a body.
         """
         exchange = cast("_Exchange | None", current_exchange.get())
         stream = pending_stream(response)
@@ -123,7 +125,8 @@ class ASGIHandler(asgi.ASGIHandler):
             return
         stream = stream or exchange.inside
         if stream is not None:
-            # Its content is sent by Django's handler, piece by piece; flow control is the server's.
+            # Django's handler sends the content piece by piece. Flow control needs the server's own
+            # send.
             stream.wire, stream.handler_class = exchange.wire, type(self)
         try:
             await super().send_response(response, send)
@@ -138,11 +141,11 @@ class ASGIHandler(asgi.ASGIHandler):
         exchange.keeping = True
         await super().send_response(head, send)
         if exchange.start is None:
-            # A wrapper of send() keeps messages to itself.
+            # A wrapper of send() has not passed the message on.
             await super().send_response(head, exchange.send)
         view = stream.take()
         try:
-            # The middleware's variables are there in this task only.
+            # Copy them here: only this task has the context variables that middleware set.
             context = contextvars.copy_context()
             context.run(current_exchange.set, None)
             view.adopt(context, exchange.start)
@@ -151,12 +154,12 @@ class ASGIHandler(asgi.ASGIHandler):
             await view.abandon("error")
             raise
         if exchange.over:
-            # Django's handler leaves this task running when it is cancelled itself.
+            # Django's handler was cancelled, and has left this task running.
             await exchange.abandon("shutdown")
 
 
 def _ends_early(scope: Any, send: Send) -> bool:
-    """Return whether the server's end leaves no time to clean up once an application was cancelled."""
+    """Return whether the server, as it ends, stops waiting once one application ends as cancelled."""
     return server_for(bare(send), scope).stops_waiting_at_cancelled
 
 
@@ -173,7 +176,7 @@ class _HeadersOnly:
 
 
 class _Exchange:
-    """One request's ``receive`` and ``send``, and what is carried over to its stream."""
+    """The ``receive`` and ``send`` of one request, and what is handed over to its stream."""
 
     __slots__ = (
         "_own_task",
@@ -191,7 +194,7 @@ class _Exchange:
     )
 
     def __init__(self, receive: Receive, send: Send, own_task: asyncio.Task[Any] | None) -> None:
-        #: Waits for the server where a wait for its ``receive`` must not be cancelled.
+        #: Stands before the server's ``receive`` where a call of that must not be cancelled.
         self.pending = None if keeps_cancelled(receive) else PendingReceive(receive)
         self._receive = self.pending or receive
         self._send = send
@@ -199,18 +202,19 @@ class _Exchange:
         self._tasks: set[Any] = set()
         self.gone = False
         self.over = False
-        #: The streams whose responses were made.
+        #: The streams of the responses that the request's view has made.
         self.streams: list[PendingStream] = []
-        #: One of them that another response has inside.
+        #: The one of them whose response another response has inside.
         self.inside: PendingStream | None = None
-        #: The view whose stream takes the connection over.
+        #: The view that takes the connection over.
         self.view: Any = None
-        #: Whether messages are kept for the stream, and the start of its response.
+        #: Whether to keep the response for the stream instead of sending it; and the message that
+        #: starts it.
         self.keeping = False
         self.start: Any = None
 
     async def send(self, message: Any) -> None:
-        """Send to the server; of a stream's response, keep the start and drop the empty body."""
+        """Send a message to the server; keep the start of a stream's response, and drop its empty body."""
         if not self.keeping:
             await self._send(message)
         elif message["type"] == "http.response.start":
@@ -223,8 +227,8 @@ class _Exchange:
 
     async def receive(self) -> Any:
         """Wait for the server's next message."""
-        # Django waits for a disconnect beside the view, and may consume it at the very moment of
-        # the take-over. It is remembered here, and answered for ever.
+        # Django waits for a disconnect beside the view, and may consume the message at the very
+        # moment of the take-over. Remember it, so that the stream gets it too.
         if self.gone:
             return {"type": "http.disconnect"}
         self.keep_task()
@@ -233,16 +237,16 @@ class _Exchange:
         return message
 
     def keep_task(self) -> None:
-        """Remember the current task, unless it is the handler's own, as one that Django waits for."""
+        """Remember the current task as one that Django's handler started, unless it is the handler's own."""
         task = asyncio.current_task()
         if task is not self._own_task:
             self._tasks.add(task)
 
     async def end(self) -> Any:
-        """Return the view that takes the connection over; end the streams that do not begin."""
+        """Return the view that takes the connection over, or ``None``; end all other streams."""
         while self.streams:
             await self.streams.pop().abandon("client")
-        # For the life of the stream, nothing is held that served its request.
+        # Do not hold the request's tasks for the life of the stream.
         self._tasks.clear()
         view, self.view = self.view, None
         return view
@@ -256,10 +260,10 @@ class _Exchange:
             await self.streams.pop().abandon(reason)
 
     async def stop(self) -> None:
-        """End what Django's handler leaves to itself when it is cancelled or fails.
+        """End the tasks that Django's handler leaves behind when it is cancelled or fails.
 
-        It waits for its tasks, and does not cancel them then: the view would go on, and what is
-        pending when the process ends can crash Python 3.11 (in the garbage collection).
+        Django does not cancel them then. The view would go on, and a task that is pending when the
+        process ends can crash Python 3.11 (in the garbage collection).
         """
         self.over = True
         pending = [task for task in self._tasks if not task.done()]
@@ -269,7 +273,7 @@ class _Exchange:
             await asyncio.wait(pending, timeout=GOODBYE_SECONDS)
         for task in self._tasks:
             if task.done() and not task.cancelled():
-                # Or asyncio would say that nobody did: Django's handler looks at them when it ends.
+                # Otherwise asyncio logs that the exception was never retrieved.
                 task.exception()
         await self.abandon("error")
         if self.pending is not None:
@@ -279,17 +283,16 @@ class _Exchange:
 class ViewHandler(ASGIHandler):
     """Serves one view without Django's middleware and ``urls.py``, for a Channels ``URLRouter``.
 
-    ``scope["user"]``, ``scope["session"]`` and the route's arguments, which Channels' middleware
-    and router have set, are put where Django has them.
-    """
+    It puts ``scope["user"]``, ``scope["session"]`` and the route's arguments, which Channels'
+    middleware and router have set, where Django has them."""
 
     def __init__(self, view: Callable[..., Awaitable[HttpResponseBase]]) -> None:
-        # Not the parent's: it would load the middleware.
+        # Do not call the parent's method: it would load the middleware.
         self._view = view
         self._middleware_chain = convert_exception_to_response(self._respond)
 
     def fill(self, request: Any) -> None:
-        """Put on the request what Django's middleware would have."""
+        """Set the attributes of the request that Django's middleware would set."""
         for name in ("user", "session"):
             if name in request.scope:
                 setattr(request, name, request.scope[name])

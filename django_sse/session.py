@@ -37,7 +37,7 @@ logger = logging.getLogger("django_sse")
 
 
 class Session(Handshake):
-    """The life of a connection: its beginning, what may end it and why, and what is cleaned up.
+    """The life of a connection: how it begins, waits for its end, ends, and cleans up.
 
     A subclass says what the connection sends: ``live()``, ``wind_up()`` and ``clean_up()``.
     """
@@ -78,8 +78,9 @@ class Session(Handshake):
         return reports.describe(self, self._outbox)
 
     def _on_failed(self, error: BaseException) -> None:
-        """End a stream that cannot be sent: its server, or a middleware, raised this."""
-        # ASGI: a server may raise an OSError once the client is gone. uvloop raises another.
+        """End a stream whose server, or a middleware around it, raised ``error`` in ``send()``."""
+        # ASGI lets a server raise an OSError once the client is gone. uvloop raises another
+        # exception.
         if isinstance(error, OSError) or (self._server is not None and self._server.is_gone()):
             self.end("client")
         else:
@@ -93,7 +94,7 @@ class Session(Handshake):
         if period:
             self._timers().check_every(period, self._check_again)
         if duration := _seconds(self.max_duration):
-            # Those of many streams that began at once are spread.
+            # A random part spreads the ends of many streams that began at once.
             duration *= random.uniform(0.9, 1.0)  # noqa: S311
             moment = self.event_loop.time() + duration
             self._timers().end_at(moment, partial(self.end, "expired"))
@@ -119,9 +120,9 @@ class Session(Handshake):
         self._start = start
 
     async def abandon(self, reason: str) -> None:
-        """End a stream that never began: its place and what else it held are let go.
+        """End a stream that never began, and release its place and all that it held.
 
-        ``disconnect()`` runs where ``connect()`` has returned.
+        Runs ``disconnect()`` if ``connect()`` has returned.
         """
         self.end(reason)
         await self._release()
@@ -129,19 +130,20 @@ class Session(Handshake):
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Run the stream on an ASGI connection whose request has been read.
 
-        Returns when the stream has ended and ``disconnect()`` has run. A cancellation is taken for
-        the server's shutting down and does not leave here: servers log it with a traceback.
-        """
+        Returns when the stream has ended and ``disconnect()`` has run. A cancellation means that
+        the server is shutting down. It is not raised again, because servers would log it with a
+        traceback."""
         self.scope = scope
         try:
             await self._begin(send)
             await self._attend(receive)
         except OSError:
-            self.end("client")  # ASGI: what send() may raise once the client is gone.
+            self.end("client")  # ASGI lets send() raise it once the client is gone.
         except asyncio.CancelledError:
             forgive_cancellation()
             self.shut_down()
-            # In a task, since a server may cancel again meanwhile (Uvicorn does, after Ctrl+C).
+            # Run it in a task, since the server may cancel this one again meanwhile: Uvicorn does
+            # after Ctrl+C.
             await settle(asyncio.ensure_future(self._say_goodbye()))
         finally:
             self.end("error")
@@ -165,7 +167,7 @@ class Session(Handshake):
         start, self._start = self._start, None
         if start is not None:
             if server.is_gone():
-                # A request that was pipelined: nobody has told it that its client left.
+                # The request was pipelined, and the server has not told it that the client left.
                 server.note_gone()
                 raise ConnectionResetError("The connection is closed.")
             slim(self.request)
@@ -173,7 +175,8 @@ class Session(Handshake):
         send = self.base_send
         outbox = self._outbox = Outbox(send, loop, server)
         outbox.on_failed = self._on_failed
-        # Headers go out with the first bytes only, and a client's onopen waits for them.
+        # A server sends the headers with the first bytes, and a browser's onopen waits for the
+        # headers.
         retry = self._own_retry()
         outbox.put(encode_fields(None, retry=retry, comments="" if retry is None else None))
         outbox.flush()
@@ -186,7 +189,7 @@ class Session(Handshake):
         compare_limits(server)
         watchdog(loop).watch()
         get_hub().heed()
-        # Both may have come between the handshake and this moment.
+        # Either may have come between the handshake and this moment.
         if self._revoked:
             self.revoke()
         if shutdown.draining:
@@ -196,7 +199,7 @@ class Session(Handshake):
         return conf.retry if self.retry is None else milliseconds(self.retry)
 
     async def _attend(self, receive: Receive) -> None:
-        """Wait for the end, whoever brings it, and let the response end as it should."""
+        """Wait for the end of the stream, and end the response in order."""
         outbox = self._outbox
         assert outbox is not None
         if await self._client_left(receive):
@@ -212,13 +215,14 @@ class Session(Handshake):
             await finish
         if self._closing is not None:
             self._closing.set()
-            # Whoever called close() goes on before the stream is cancelled.
+            # Let the caller of close() go on before the stream is cancelled.
             await asyncio.sleep(0)
 
     async def _clean_up_early(self, outbox: Outbox) -> None:
-        """Run ``disconnect()`` while the response is open, for as long as a server may wait.
+        """Run ``disconnect()`` while the response is still open, for as long as a server waits for
+        it.
 
-        A server that ends waits for responses, and Granian for nothing after them.
+        A server that ends waits for its responses. After them, Granian ends the process at once.
         """
         outbox.flush()
         if self._life is not None:
@@ -228,18 +232,18 @@ class Session(Handshake):
                 await asyncio.wait([cleaning], timeout=GOODBYE_SECONDS)
 
     async def _say_goodbye(self) -> None:
-        """Send what is pending, and the end, for as long as a server that stops may wait."""
+        """Send the events that wait, and the end, for as long as a server that ends waits for it."""
         if self._outbox is not None:
             try:
                 async with asyncio.timeout(GOODBYE_SECONDS):
                     await self._outbox.finish()
             except TimeoutError:
                 logger.debug("A client did not take the rest of its stream in time.")
-                # A server that has given up on the stream may still wait for its connection.
+                # The server may still wait for the connection to close.
                 self._outbox.abort()
 
     async def _release(self) -> None:
-        """Run ``disconnect()`` and let go of everything; the first call counts."""
+        """Run ``disconnect()`` and release everything; only the first call does it."""
         if self._released:
             return
         self._released = True
@@ -268,13 +272,13 @@ class Session(Handshake):
                 await stop(cleaning, LAST_PATIENCE)
 
     def _let_go(self) -> None:
-        """Undo the circles in which a stream stands, so that it is gone without a collection."""
+        """Break the stream's reference circles, so that its memory is freed without a garbage collection."""
         if self._outbox is not None:
             self._outbox.on_failed = None
         self._life = self._deadlines = self._context = None
 
     async def announce(self) -> None:
-        """Send ``stream_opened``; all of it, also where the stream ends meanwhile."""
+        """Send ``stream_opened`` to all receivers, also where the stream ends meanwhile."""
         self._announced = True
         if stream_opened.has_listeners(type(self)):
             loop = asyncio.get_running_loop()
@@ -283,7 +287,7 @@ class Session(Handshake):
             self._announcing = None
 
     def _clean(self) -> asyncio.Task[None] | None:
-        """Return the task that cleans up, begun when it is first asked for; ``None`` for nothing."""
+        """Return the task that cleans up, started by the first call; ``None`` if there is nothing to do."""
         if not self._connected:
             return None
         if self._cleaning is None and (
@@ -305,7 +309,7 @@ class Session(Handshake):
 
 
 async def tell(signal: Signal, view: Session, **kwargs: Any) -> None:
-    """Send a signal, where anybody listens; Django logs what receivers raise."""
+    """Send a signal if it has receivers; Django logs their exceptions."""
     sender = type(view)
     if signal.has_listeners(sender):
         await signal.asend_robust(sender, view=view, **kwargs)

@@ -27,10 +27,9 @@ class SSEView(Session, Following, Beating, Grouped):
     ``stream()``, and may define ``connect()``, ``disconnect()``, ``get_groups()`` and handlers of
     channel-layer messages; or ``topics`` or ``get_topics()``, and ``snapshot()``.
 
-    Each base class has the attributes of one ability: ``Session`` (``retry``, ``max_duration``, …), ``Sending``
-    (``serializer_classes``, …), ``Following`` (``topics``, ``overflow``, …), ``Beating`` (``heartbeat``) and
-    ``Grouped`` (``groups``).
-    """
+    Each base class has the attributes of one ability: ``Session`` (``retry``, ``max_duration``, …),
+    ``Sending`` (``serializer_classes``, …), ``Following`` (``topics``, ``overflow``, …),
+    ``Beating`` (``heartbeat``) and ``Grouped`` (``groups``)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,7 +52,8 @@ class SSEView(Session, Following, Beating, Grouped):
 
     @classmethod
     def as_asgi(cls, **initkwargs: Any) -> ViewHandler:
-        """Return an ASGI application for a Channels ``URLRouter``: the handshake without middleware.
+        """Return an ASGI application for a Channels ``URLRouter``: the handshake without
+        middleware.
 
         ``scope["user"]`` and ``scope["session"]``, set by Channels' middleware, are honoured.
         """

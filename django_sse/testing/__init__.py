@@ -1,8 +1,8 @@
-"""What tests of streams use: connect to a view or an application without a socket, see what is published.
+"""What tests of streams use: connect to a view or an application without a socket, see what is
+published.
 
-Tests import these names from ``django_sse.testing``; the package itself imports this one nowhere but in its pytest plugin. It promises that
-a test sees the bytes that a server would have sent.
-"""
+Tests import these names from ``django_sse.testing``; the package itself imports this one nowhere
+but in its pytest plugin. It promises that a test sees the bytes that a server would have sent."""
 
 from .client import (
     NothingReceived,
