@@ -1,4 +1,9 @@
-"""Brokers: from ``publish()`` to the hub of every process."""
+"""Brokers: they take events from ``publish()`` to the hubs of all processes.
+
+``topics`` and the management commands import this package. It imports the settings, and knows
+events, but neither connections nor views. It promises the contract in ``brokers.base``: ids that
+rise, delivery once and in order, and no loss without ``lost()`` or ``HistoryLost``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ _broker: Broker | None = None
 
 
 def broker_class(path: str) -> type[Broker]:
-    """Import ``DJANGO_SSE["BROKER"]["BACKEND"]``; raise ``ImproperlyConfigured`` if it is none."""
+    """Import a broker class by its dotted path; raise ``ImproperlyConfigured`` if it is not one."""
     try:
         found = import_string(path)
     except ImportError as error:
@@ -34,7 +39,7 @@ def broker_class(path: str) -> type[Broker]:
 
 
 def get_broker() -> Broker:
-    """Return the broker of this process, made from the settings when it is first needed."""
+    """Return the broker of this process; the first call makes it from the settings."""
     global _broker  # noqa: PLW0603 - one for each process is what is meant
     with _lock:
         if _broker is None:
@@ -44,9 +49,9 @@ def get_broker() -> Broker:
 
 
 def use_broker(broker: Broker | None) -> Broker | None:
-    """Put another broker in the place of this process's, and return the one that was there.
+    """Replace the broker of this process, and return the one before; for tests.
 
-    ``None`` lets the settings decide again. For tests.
+    After ``None``, the next ``get_broker()`` makes one from the settings.
     """
     global _broker
     with _lock:

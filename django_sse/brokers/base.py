@@ -1,4 +1,4 @@
-"""The contract between the hub and whatever orders, stores and distributes events."""
+"""The contract of a broker, which orders, stores and distributes events for the hubs of all processes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
-#: The hint of what is wrong in a broker's settings.
+#: The hint of the system check for a broker's settings.
 BROKERS = "The page docs/brokers.md has the options of each broker."
 
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 
 
 class EventId(NamedTuple):
-    """A broker's id, ``<milliseconds>-<sequence>``, which rises over all topics.
+    """The id of an event, ``<milliseconds>-<sequence>``; ids rise over all topics.
 
-    Ids are compared number by number, as tuples are, and never as text.
+    Compare ids number by number, as tuples are compared, and never as text.
     """
 
     milliseconds: int
@@ -36,23 +36,23 @@ class EventId(NamedTuple):
         return f"{self.milliseconds}-{self.sequence}"
 
 
-#: Lower than every id that a broker gives.
+#: An id that is lower than every id of a broker's events.
 FIRST = EventId(0, 0)
 
-#: How the topics of answers begin that concern who asked, and nobody later: brokers distribute what
-#: is published to them, and need not hold it for more than seconds. Projects cannot name them.
+#: How the topics of answers begin, which only the asking process needs. Brokers distribute their
+#: events, and need not store them for more than some seconds. A project's topics cannot begin so.
 PASSING = "\x1freply:"
 
-#: How the topics begin that processes speak to each other in. Projects cannot name them.
+#: How the topics begin in which processes speak to each other. A project's topics cannot begin so.
 INTERNAL = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A published event: encoded once, and the same bytes for every connection.
+    """A published event, encoded once for all connections.
 
-    ``head`` are the encoded lines before the ``id`` field and ``tail`` those after it
-    (``events.encode_head`` and ``events.encode_tail``). ``key`` serves the overflow policy
+    ``head`` has the encoded lines before the ``id`` field, and ``tail`` those after it
+    (``wire.events.encode_head`` and ``encode_tail``). ``key`` is for the overflow policy
     ``"latest"``.
     """
 
@@ -63,74 +63,79 @@ class Message:
     key: str | None = None
 
     def encode(self) -> bytes:
-        """Return the whole block as it goes on the wire."""
+        """Return the whole event as it goes on the wire."""
         return b"%bid: %d-%d\n%b\n" % (self.head, *self.id, self.tail)
 
 
 class Listener(ABC):
-    """What one event loop of one process hears from the broker; the hub owns it.
+    """The connection of one event loop of one process to the broker; the hub owns it.
 
-    ``deliver(message)`` and ``lost(topics)``, given to ``Broker.listen()``, are called on the
-    listener's event loop, never in a thread. For as long as a topic is subscribed:
+    It calls ``deliver(message)`` and ``lost(topics)``, which were given to ``Broker.listen()``, on
+    its event loop, never in a thread. While a topic is subscribed:
 
-    - every message of it that is published after ``subscribe()`` returned is delivered once, and
-      messages are delivered in the order of their ids, over all topics of the listener. A message
-      of several topics is delivered once, as soon as one of them is subscribed;
-    - after an interruption of whatever kind, the listener reconnects by itself, for as long as it
-      takes, and delivers what it missed before anything newer;
+    - it delivers once every message of the topic that is published after ``subscribe()`` returned,
+      and delivers messages in the order of their ids, over all its topics. A message of several
+      topics is delivered once, if at least one of them is subscribed;
+    - after an interruption of any kind, it reconnects by itself, for as long as that takes, and
+      delivers the messages that it missed before any newer one;
     - where it cannot (the events were trimmed, the broker lost its data), it calls
-      ``lost(topics)`` with the topics concerned, before anything newer is delivered.
+      ``lost(topics)`` with the topics concerned, before it delivers anything newer.
     """
 
     @abstractmethod
     async def subscribe(self, topics: Collection[str]) -> None:
-        """Start to deliver these topics' messages; return when none published from now on is missed.
+        """Start to deliver the messages of these topics; return when none from now on can be
+        missed.
 
         Waits for as long as the broker is away. Subscribing to a topic twice changes nothing.
-        When cancelled, topics that were not subscribed before are not subscribed after.
+        After a cancellation, the same topics are subscribed as before the call.
         """
 
     @abstractmethod
     async def unsubscribe(self, topics: Collection[str]) -> None:
-        """Stop to deliver these topics' messages. Never waits for a broker that is away."""
+        """Stop to deliver the messages of these topics. Never waits for a broker that is away."""
 
     @abstractmethod
     async def replay(
         self, topics: Collection[str], after: EventId, limit: int | None = None
     ) -> list[Message]:
-        """Return every stored message of any of these topics with an id above ``after``, in order, once.
+        """Return the stored messages of these topics with an id above ``after``, in order, each
+        once.
 
-        With a ``limit``, the first so many of them; fewer are all that there are. Waits for as long as the broker is away. Raises ``HistoryLost`` when some of them are not
-        held any more, when ``after`` is above the newest id ever given, or from before the broker
-        lost its data. A topic that was merely quiet never raises.
+        With a ``limit``, return the first ``limit`` of them; fewer mean that there are no more.
+        Waits for as long as the broker is away. Raises ``HistoryLost`` when some of the messages
+        are not stored any more, when ``after`` is above the newest id ever given, and when it is
+        from before the broker lost its data. A topic without new messages never raises.
         """
 
     @abstractmethod
     async def latest_id(self) -> EventId:
-        """Return the newest id that was given, over all topics, or one that is not above the next.
+        """Return the newest id over all topics, or another one that is not above the next id.
 
-        Waits for as long as the broker is away. ``replay(topics, after=…)`` with it never raises
-        before events are trimmed, also when nothing was published yet.
+        Waits for as long as the broker is away. ``replay(topics, after=…)`` with this id does not
+        raise until events are trimmed, also when nothing was published yet.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Release everything: connections, tasks. Nothing is delivered from then on."""
+        """Close all connections and end all tasks. Nothing is delivered from then on."""
 
 
 class Broker(ABC):
-    """Orders, stores and distributes events; made once per process, from ``DJANGO_SSE["BROKER"]``.
+    """Orders, stores and distributes events. Each process has one, made from
+    ``DJANGO_SSE["BROKER"]``.
 
-    It is made on first use and must be cheap to make: no connection is opened before it is needed.
+    It is made on first use, and making it must be cheap: it opens no connection before it needs
+    one.
     """
 
     def __init__(  # noqa: B027 - a broker may need nothing of it
         self, location: str = "", options: Mapping[str, Any] | None = None
     ) -> None:
-        """Take ``LOCATION`` and ``OPTIONS``; raise ``ImproperlyConfigured`` for wrong ones."""
+        """Make a broker from ``LOCATION`` and ``OPTIONS``; raise ``ImproperlyConfigured`` for wrong ones."""
 
     def __str__(self) -> str:
-        """Return what the broker is called in errors: its class, and where it is."""
+        """Return the broker's name in errors: its class, and where its service is."""
         return type(self).__name__
 
     @abstractmethod
@@ -143,10 +148,11 @@ class Broker(ABC):
         *,
         timeout: float,
     ) -> EventId:
-        """Give the event an id above all others, store it in each topic, and distribute it, at once.
+        """Give the event an id above all others, store it in each topic, and distribute it, at
+        once.
 
-        Safe from any thread. Raises ``PublishFailed`` when it is not confirmed within ``timeout``
-        seconds.
+        Returns the id. Safe from any thread. Raises ``PublishFailed`` when the event is not
+        confirmed within ``timeout`` seconds.
         """
 
     @abstractmethod
@@ -163,7 +169,7 @@ class Broker(ABC):
 
     @abstractmethod
     def latest_id(self, *, timeout: float) -> EventId:
-        """Return what ``Listener.latest_id()`` does; raise ``BrokerError`` after ``timeout`` seconds."""
+        """Return the same as ``Listener.latest_id()``; raise ``BrokerError`` after ``timeout`` seconds."""
 
     @abstractmethod
     async def alatest_id(self, *, timeout: float) -> EventId:
@@ -179,19 +185,23 @@ class Broker(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what ``publish()`` holds. Safe from any thread; listeners are closed on their own."""
+        """Close the connections of ``publish()``. Safe from any thread. Listeners are closed separately."""
 
     def problems(self, *, timeout: float) -> list[str]:
-        """Return what is wrong with the service behind the broker, with the remedy; for the doctor.
+        """Return the problems of the service behind the broker, each with its remedy; for
+        ``sse_doctor``.
 
-        Raises ``BrokerError`` where it cannot be asked within ``timeout`` seconds. By default,
-        nothing is known.
+        Raises ``BrokerError`` where the service cannot be asked within ``timeout`` seconds. By
+        default, there are none.
         """
         return []
 
     @classmethod
     def check(cls, location: str, options: Mapping[str, Any]) -> list[CheckMessage]:
-        """Return what the system checks say of these settings; by default, what making one raises."""
+        """Return the system checks' messages for these settings.
+
+        By default, that is the ``ImproperlyConfigured`` which making a broker raises.
+        """
         try:
             cls(location, options).close()
         except ImproperlyConfigured as error:

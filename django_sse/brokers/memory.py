@@ -1,4 +1,4 @@
-"""The broker of a single process: history in bounded ring buffers, no server needed."""
+"""The broker of a single process. It keeps the history in bounded memory, and needs no server."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from .siblings import warn_of_siblings
 
 logger = logging.getLogger("django_sse")
 
-#: Messages that may wait for one event loop. One that is blocked for longer is told ``lost()``.
+#: How many messages may wait for one event loop. A loop that is blocked until there are more gets
+#: ``lost()``.
 QUEUE_LIMIT = 100_000
-#: For each topic that may have a history: so many names more are remembered without one.
+#: For each topic that may have a history, the number of further topics whose newest id is
+#: remembered.
 REMEMBERED = 10
 
 
 @dataclass(slots=True)
 class _Log:
-    """What is held of one topic: its last messages, each with the (monotonic) time it came."""
+    """The stored messages of one topic, each with the (monotonic) time at which it came."""
 
-    trimmed: EventId  # no message of the topic with a higher id was let go
+    trimmed: EventId  # every message of the topic with a higher id is still stored
     messages: deque[tuple[float, Message]] = field(default_factory=deque)
 
     def let_go_oldest(self) -> None:
@@ -40,18 +42,21 @@ class _Log:
 
 
 class MemoryBroker(Broker):
-    """Orders, stores and distributes events within one process, over any number of threads and loops.
+    """Orders, stores and distributes events within one process, for all its threads and event
+    loops.
 
-    Options: ``HISTORY``, events that are held per topic (1000); ``MAX_AGE``, the seconds for
-    which they are held at most (86400); ``TOPICS``, how many topics have a history (10000): with
-    more, the one that was silent for longest loses it.
+    Options: ``HISTORY``, how many events are stored per topic (1000); ``MAX_AGE``, for how many
+    seconds they are stored at most (86400); ``TOPICS``, how many topics have a history (10000).
+    With more topics, the one that was silent for longest loses its history.
 
-    Of ``10 * TOPICS`` topics more it is known up to which id they were let go, so that who has
-    seen their last event resumes. Only beyond that does resuming in a topic that is not held raise
-    ``HistoryLost`` without need, for ids older than what was forgotten.
+    The broker remembers the newest ids of ``10 * TOPICS`` topics that have lost their history, so
+    that a client which has seen such a topic's last event can still resume. With even more topics,
+    resuming in one without a history may raise ``HistoryLost`` without need, for ids older than
+    those forgotten.
     """
 
     def __init__(self, location: str = "", options: Mapping[str, Any] | None = None) -> None:
+        """Make a broker without any events; raise ``ImproperlyConfigured`` for wrong options."""
         if location:
             raise ImproperlyConfigured(
                 f'DJANGO_SSE["BROKER"]["LOCATION"] must be empty for MemoryBroker, got {location!r}. '
@@ -62,15 +67,16 @@ class MemoryBroker(Broker):
         self._history = read.whole_number(options, "HISTORY", 1000)
         self._max_age = read.seconds(options, "MAX_AGE", 86_400)
         self._max_topics = read.whole_number(options, "TOPICS", 10_000)
-        # Everything below belongs to the lock. It is held while a message is handed to the
-        # listeners' queues, so that each of them gets what threads publish in the order of ids.
+        # The lock guards everything below. It is held while a message is put into the listeners'
+        # queues, so that each listener gets the messages of several threads in the order of their
+        # ids.
         self._lock = threading.Lock()
-        # Ids from a process that ran before are lower than this: its events are gone.
+        # Ids of a process that ran before are lower than this. Its events are gone.
         self._birth = self._last = EventId(_milliseconds(), 0)
-        # The topic that was silent for longest comes first in both.
+        # In both, the topic that was silent for longest comes first.
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._evicted: OrderedDict[str, EventId] = OrderedDict()
-        # No event with a higher id belongs to a topic that is in neither.
+        # No event with a higher id belongs to a topic that is in neither of the two.
         self._forgotten = FIRST
         self._followers: dict[str, set[MemoryListener]] = {}
 
@@ -83,6 +89,7 @@ class MemoryBroker(Broker):
         *,
         timeout: float,
     ) -> EventId:
+        """Store the event and put it into the listeners' queues. Never waits and never fails."""
         topics = tuple(dict.fromkeys(topics))
         with self._lock:
             message = Message(self._next_id(), topics, head, tail, key)
@@ -101,13 +108,16 @@ class MemoryBroker(Broker):
         *,
         timeout: float,
     ) -> EventId:
-        # Nothing here waits, save for a lock that is held for microseconds.
+        """Do the same as ``publish()``."""
+        # This does not block the event loop: the lock is held for microseconds.
         return self.publish(topics, head, tail, key, timeout=timeout)
 
     def latest_id(self, *, timeout: float = 0) -> EventId:
+        """Return the newest id. Never waits."""
         return self._last
 
     async def alatest_id(self, *, timeout: float) -> EventId:
+        """Return the newest id. Never waits."""
         return self._last
 
     def listen(
@@ -115,27 +125,28 @@ class MemoryBroker(Broker):
         deliver: Callable[[Message], None],
         lost: Callable[[Collection[str]], None],
     ) -> MemoryListener:
+        """Return a listener for the running event loop."""
         return MemoryListener(self, deliver, lost)
 
     def close(self) -> None:
-        """Do nothing: there is only memory, and it goes with the broker."""
+        """Do nothing: the broker has only memory."""
 
     def follow(self, listener: MemoryListener, topics: Collection[str]) -> EventId:
-        """Hand these topics' messages to the listener from now on; return the newest id before."""
+        """Put the messages of these topics into a listener's queue; return the newest id before them."""
         with self._lock:
             for topic in topics:
                 self._followers.setdefault(topic, set()).add(listener)
             return self._last
 
     def unfollow(self, listener: MemoryListener, topics: Collection[str]) -> None:
-        """Stop to hand these topics' messages to the listener."""
+        """Stop to put the messages of these topics into a listener's queue."""
         with self._lock:
             self._unfollow(listener, topics)
 
     def replay(
         self, topics: Collection[str], after: EventId, limit: int | None = None
     ) -> list[Message]:
-        """Return what ``Listener.replay()`` promises."""
+        """Return the stored messages after an id, as ``Listener.replay()`` promises. Never waits."""
         with self._lock:
             if not self._birth <= after <= self._last:
                 raise HistoryLost(f"The id {after} was not given by this process.")
@@ -156,7 +167,7 @@ class MemoryBroker(Broker):
     def _next_id(self) -> EventId:
         now = _milliseconds()
         last = self._last
-        # The clock may stand still or go back; ids may not.
+        # Ids rise also where the clock stands still or goes back.
         self._last = (
             EventId(now, 0)
             if now > last.milliseconds
@@ -180,7 +191,7 @@ class MemoryBroker(Broker):
         self._evict(now - self._max_age)
 
     def _evict(self, oldest: float) -> None:
-        """Let go of topics without a message since ``oldest``, and of those above the limit."""
+        """Drop the history of topics without a message since ``oldest``, and of those above the limit."""
         while self._logs:
             topic, log = next(iter(self._logs.items()))
             newest, message = log.messages[-1]
@@ -207,7 +218,7 @@ class MemoryBroker(Broker):
 
 
 class MemoryListener(Listener):
-    """Takes messages from any thread over to the event loop on which it was made."""
+    """Hands messages that any thread publishes to the event loop on which the listener was made."""
 
     def __init__(
         self,
@@ -220,18 +231,19 @@ class MemoryListener(Listener):
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._closed = False
-        # By topic, the newest id that was given when it was subscribed.
+        # For each topic, the newest id at the time when it was subscribed.
         self._topics: dict[str, EventId] = {}
-        # These three belong to the broker's publishers and to _drain(), under the lock.
+        # The lock guards these three, which publishing threads and _drain() use.
         self._lock = threading.Lock()
         self._waiting: deque[Message] = deque()
         self._overflowed = False
         self._scheduled = False
 
     def put(self, message: Message) -> bool:
-        """Queue a message from any thread; return False when the event loop is closed.
+        """Put a message into the queue, from any thread; return False when the event loop is
+        closed.
 
-        Only the first of many messages wakes the loop.
+        Only the first of many messages wakes the event loop.
         """
         with self._lock:
             if len(self._waiting) >= QUEUE_LIMIT:
@@ -240,25 +252,29 @@ class MemoryListener(Listener):
             self._waiting.append(message)
             if not self._scheduled:
                 try:
-                    # Not in the context of the publisher, which streams have no part in.
+                    # Use an empty context: the streams must not see the publisher's context
+                    # variables.
                     self._loop.call_soon_threadsafe(self._drain, context=Context())
                 except RuntimeError:
-                    # It was closed without close(); nobody is left to be told.
+                    # The loop was closed without close() of this listener. Nothing listens any
+                    # more.
                     return False
                 self._scheduled = True
         return True
 
     async def subscribe(self, topics: Collection[str]) -> None:
+        """Start to deliver the messages of these topics. Raises ``BrokerError`` after ``close()``."""
         if self._closed:
             raise BrokerError("The listener is closed.")
         new = [topic for topic in topics if topic not in self._topics]
-        # A message that is published meanwhile waits for this loop, which is busy here, and is
-        # above the id.
+        # A message that is published meanwhile has a higher id, and waits until this loop has its
+        # next turn.
         self._topics.update(dict.fromkeys(new, self._broker.follow(self, new)))
         if any(not topic.startswith(INTERNAL) for topic in new):
             warn_of_siblings()
 
     async def unsubscribe(self, topics: Collection[str]) -> None:
+        """Stop to deliver the messages of these topics."""
         self._broker.unfollow(self, topics)
         for topic in topics:
             self._topics.pop(topic, None)
@@ -266,12 +282,15 @@ class MemoryListener(Listener):
     async def replay(
         self, topics: Collection[str], after: EventId, limit: int | None = None
     ) -> list[Message]:
+        """Return the stored messages after an id. Never waits."""
         return self._broker.replay(topics, after, limit)
 
     async def latest_id(self) -> EventId:
+        """Return the newest id. Never waits."""
         return self._broker.latest_id()
 
     async def close(self) -> None:
+        """Unsubscribe from everything, and drop the messages that wait."""
         self._closed = True
         await self.unsubscribe(list(self._topics))
         with self._lock:
@@ -286,8 +305,8 @@ class MemoryListener(Listener):
             logger.warning("An event loop was blocked while %d events came.", QUEUE_LIMIT)
             self._call(self._lost, frozenset(self._topics))
         for message in messages:
-            # Looked up each time: what is delivered may unsubscribe topics. A message from
-            # before a topic was (again) subscribed is none of it.
+            # Look the topics up for each message, since delivering one may unsubscribe topics. A
+            # message from before a topic was subscribed (again) is not delivered for it.
             if any(
                 (since := self._topics.get(topic)) is not None and message.id > since
                 for topic in message.topics
@@ -295,7 +314,7 @@ class MemoryListener(Listener):
                 self._call(self._deliver, message)
 
     def _call(self, callback: Callable[[Any], None], argument: Any) -> None:
-        # One message that somebody chokes on must not take those behind it along.
+        # If delivering one message fails, those after it are still delivered.
         try:
             callback(argument)
         except Exception:

@@ -1,4 +1,4 @@
-"""Reading of ``DJANGO_SSE["BROKER"]["OPTIONS"]``, with the same errors in every broker."""
+"""Reads ``DJANGO_SSE["BROKER"]["OPTIONS"]``, with the same errors in every broker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-# A century in seconds. More is a mistake, and would overflow what a server can count.
+# A century in seconds. A larger number is a mistake, and would overflow a server's counters.
 _MAX_SECONDS = 100 * 366 * 86_400
 
 

@@ -1,4 +1,4 @@
-"""Other processes that serve the same application: workers of one server, which share no memory."""
+"""A warning where several workers of one server run, which share no memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 logger = logging.getLogger("django_sse")
 
-#: Seconds until the first look for other workers, and from it to the second. A worker that replaces
-#: another one meets it for a while: only those that stay count.
+#: Seconds until the first look for other workers, and from it to the second. Only workers that both
+#: looks find count, because a worker that replaces another one runs beside it for a while.
 LOOKS = (3.0, 6.0)
 
-# How multiprocessing starts a worker: with numbers of its own in each.
+# The numbers in the command line of a worker that multiprocessing starts; they differ between
+# workers.
 _SPAWNED = re.compile(rb"(tracker_fd|pipe_handle|parent_pid)=\d+")
 _PROCESSES = Path("/proc")
 
@@ -23,9 +24,10 @@ _looked_in: set[int] = set()
 
 
 def warn_of_siblings() -> None:
-    """Say in a while, once for each process, where other workers of its server run beside it.
+    """Log a warning after some seconds, once for each process, where other workers of its server
+    run.
 
-    Known on Linux. Belongs to a running event loop.
+    They are found on Linux. Call it on a running event loop.
     """
     if os.getpid() not in _looked_in:
         _looked_in.add(os.getpid())
@@ -49,7 +51,7 @@ def _look_again(before: set[int]) -> None:
 
 
 def siblings() -> set[int]:
-    """Return the numbers of the processes that the same parent has started in the same way."""
+    """Return the process ids of the processes that the same parent has started with the same command."""
     own, parent = _described(os.getpid()), os.getppid()
     found = set()
     for entry in _PROCESSES.glob("[0-9]*"):
@@ -64,14 +66,14 @@ def _parent(number: int) -> int | None:
     try:
         text = (_PROCESSES / str(number) / "stat").read_bytes()
     except OSError:
-        return None  # It has ended meanwhile.
-    # After the name, which may have spaces and parentheses: the state, and the parent.
+        return None  # The process has ended meanwhile.
+    # The state and the parent follow the name, which may have spaces and parentheses.
     state, parent = text.rpartition(b")")[2].split()[:2]
     return None if state == b"Z" else int(parent)
 
 
 def _described(number: int) -> tuple[bytes, str] | None:
-    """Return a process's command and folder; ``None`` where they cannot be known."""
+    """Return the command line and the working directory of a process; ``None`` if they cannot be read."""
     folder = _PROCESSES / str(number)
     try:
         command = (folder / "cmdline").read_bytes()

@@ -1,22 +1,24 @@
 """The broker for any number of processes and machines: Redis 6.2 or newer, or Valkey.
 
-One script in Redis gives the id, stores the event in the stream of each topic, and publishes it;
-what is stored, and how, is told in ``redis_script``. So every process sees the same events in the
-same order, and after an interruption reads from the streams what it missed.
+One script in Redis gives the id, stores the event in the stream of each topic, and publishes it.
+The module ``script`` says what is stored, and how. So every process sees the same events in the
+same order, and after an interruption it reads the events that it missed from the streams.
 
-What Redis has to be:
+What Redis must be:
 
-- *Persistent.* What was confirmed and is gone after a restart (no AOF, or a power cut) or a failover
-  (replication is asynchronous) is noticed as soon as a process that saw a newer id talks to
-  Redis again: who resumes with an older id then gets ``HistoryLost``, never a silent hole. With
-  ``appendonly yes`` a crash of Redis itself loses nothing.
-- *Free of eviction*: ``maxmemory-policy noeviction``. Where Redis has thrown keys away, a topic of
-  which nothing is known is not taken for a quiet one: its clients get ``HistoryLost``. Topics that
-  nobody uses expire by themselves.
-- *One server.* A script touches the keys of all topics of an event and of the ids, which Redis
-  Cluster does not allow across slots: it is not supported. Sentinel is, where ``LOCATION`` is
-  an address that follows the master (a proxy or a DNS name): a connection to a server that
-  became a replica is dropped at its first refusal, and the name looked up again.
+- *Persistent.* A restart (without AOF, or after a power cut) or a failover (replication is
+  asynchronous) may lose events that were confirmed. The broker notices that as soon as a process
+  that saw a newer id talks to Redis again: then resuming from an older id raises ``HistoryLost``,
+  and no event is missing without notice. With ``appendonly yes``, a crash of Redis itself loses
+  nothing.
+- *Without eviction*: ``maxmemory-policy noeviction``. Where Redis has evicted keys, the broker does
+  not take a topic of which Redis knows nothing for one without events: its clients get
+  ``HistoryLost``. Topics that are not used any more expire by themselves.
+- *One server.* A script uses the keys of all topics of an event, and the key of the ids. Redis
+  Cluster does not allow that across slots, and is not supported. Sentinel is supported where
+  ``LOCATION`` is an address that follows the master (a proxy or a DNS name): a connection to a
+  server that became a replica is dropped when it first refuses to write, and the name is looked up
+  again.
 """
 
 from __future__ import annotations
@@ -39,11 +41,12 @@ from .history import History, Known
 from .listener import RedisListener
 from .script import LATEST, PUBLISH, Names, Script, event_id, pack
 
-#: Seconds for which a topic's newest id is remembered after its events have expired. Who comes
-#: back later than that is told that events are lost, even if there were none.
+#: Seconds for which a topic's newest id is remembered after its events have expired. A client that
+#: reconnects later than that gets ``HistoryLost``, even if it missed no event.
 MEMORY = 30 * 86_400
 
-#: Events held, and milliseconds for which they and their newest id are, in topics of answers.
+#: For topics of answers: how many events are stored, and for how many milliseconds they and their
+#: newest id are.
 _PASSING_LIMITS = (1, 60_000, 60_000)
 
 _FAILURES = (*AWAY, RedisError)
@@ -52,16 +55,19 @@ _FAILURES = (*AWAY, RedisError)
 class RedisBroker(Broker):
     """Orders, stores and distributes events through one Redis server.
 
-    ``LOCATION`` is a ``redis://``, ``rediss://`` or ``unix://`` URL. Options: ``HISTORY``, events that
-    are held per topic (1000); ``MAX_AGE``, the seconds for which they are held at most (86400);
-    ``PREFIX`` of all keys and channels (``"sse:"``); ``CLIENT``, a dict of further arguments for
-    redis-py's connections (``ssl_ca_certs``, ``credential_provider``, ``client_name``, …).
+    ``LOCATION`` is a ``redis://``, ``rediss://`` or ``unix://`` URL. Options: ``HISTORY``, how many
+    events are stored per topic (1000); ``MAX_AGE``, for how many seconds they are stored at most
+    (86400); ``PREFIX`` of all keys and channels (``"sse:"``); ``CLIENT``, a dict of further
+    arguments for redis-py's connections (``ssl_ca_certs``, ``credential_provider``,
+    ``client_name``, …).
 
-    An event is never sent twice: what fails before it was handed over is tried again within the
-    time limit, what fails afterwards raises ``PublishFailed`` with ``may_be_stored=True``.
+    An event is never stored twice. If publishing fails before the event was handed over, it is
+    tried again within the time limit. If it fails afterwards, it raises ``PublishFailed`` with
+    ``may_be_stored=True``.
     """
 
     def __init__(self, location: str = "", options: Mapping[str, Any] | None = None) -> None:
+        """Make a broker without connecting; raise ``ImproperlyConfigured`` for wrong settings."""
         options = options or {}
         read.refuse_unknown(options, {"HISTORY", "MAX_AGE", "PREFIX", "CLIENT"})
         prefix = options.get("PREFIX", "sse:")
@@ -92,6 +98,10 @@ class RedisBroker(Broker):
         *,
         timeout: float,
     ) -> EventId:
+        """Run the script that stores and distributes the event; return the event's id.
+
+        Raises ``PublishFailed`` after ``timeout`` seconds, or when Redis refuses the event.
+        """
         attempt = Attempt(once=True)
         keys, args = self._publication(topics, head, tail, key)
         try:
@@ -108,6 +118,7 @@ class RedisBroker(Broker):
         *,
         timeout: float,
     ) -> EventId:
+        """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
         attempt = Attempt(once=True)
         keys, args = self._publication(topics, head, tail, key)
         try:
@@ -117,6 +128,7 @@ class RedisBroker(Broker):
             raise self._publish_failed(error, attempt) from error
 
     def latest_id(self, *, timeout: float) -> EventId:
+        """Return the newest id over all topics; raise ``BrokerError`` after ``timeout`` seconds."""
         attempt = Attempt()
         try:
             return self._run(LATEST, [self._names.ids], [str(self._known.id)], attempt, timeout)
@@ -124,6 +136,7 @@ class RedisBroker(Broker):
             raise self._latest_failed(error, attempt) from error
 
     async def alatest_id(self, *, timeout: float) -> EventId:
+        """Do the same as ``latest_id()`` from a coroutine."""
         attempt = Attempt()
         try:
             async with asyncio.timeout(timeout):
@@ -136,6 +149,7 @@ class RedisBroker(Broker):
         deliver: Callable[[Message], None],
         lost: Callable[[Collection[str]], None],
     ) -> RedisListener:
+        """Return a listener for the running event loop. Does not connect yet."""
         return RedisListener(
             self._connector,
             self._own_connections,
@@ -147,10 +161,11 @@ class RedisBroker(Broker):
         )
 
     def close(self) -> None:
+        """Close the connections that publish and read. Safe from any thread."""
         self._own_connections().close()
 
     def _own_connections(self) -> Connections:
-        """Return this process' connections; a forked child begins without any."""
+        """Return the connections of this process; a forked child begins without any."""
         if self._connections.pid != os.getpid():
             inherited = self._connections  # pragma: no cover - only a forked child comes here
             self._connections = Connections(  # pragma: no cover
@@ -212,6 +227,7 @@ class RedisBroker(Broker):
         return given
 
     def problems(self, *, timeout: float) -> list[str]:
+        """Say whether Redis evicts keys; raise ``BrokerError`` if it cannot be asked within ``timeout``."""
         try:
             policy = self._own_connections().policy(time.monotonic() + timeout)
         except _FAILURES as error:
@@ -219,6 +235,7 @@ class RedisBroker(Broker):
         return [] if policy is None else [eviction_text(self._connector.address, policy)]
 
     def __str__(self) -> str:
+        """Return the address of Redis, without a password."""
         return f"Redis at {self._connector.address}"
 
     def _publish_failed(self, error: Exception, attempt: Attempt) -> PublishFailed:

@@ -1,7 +1,8 @@
-"""How scripts reach Redis: connections for threads and for event loops, reused, never shared by a fork.
+"""The connections to Redis on which scripts run: for threads and for event loops, reused, not
+shared by forks.
 
-redis-py's connections are used without its clients and pools. Those send a command again after a
-failure, and cannot say whether it was sent at all; ``publish()`` has to.
+This uses redis-py's connections without its clients and pools. Those send a command again after a
+failure, and cannot say whether it was sent at all. ``publish()`` must know that.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .script import Script
 
-#: Commands of one event loop that may be under way at once; each has its own connection.
+#: How many commands of one event loop may be under way at once. Each has its own connection.
 CONNECTIONS_PER_LOOP = 8
-# Seconds of the last try of what is too late already: 0 would mean not to wait at all.
+# The shortest time limit in seconds, for a command that is late already. 0 would mean not to wait
+# at all.
 _SHORTEST = 0.001
-#: Connections of threads that are kept for later.
+#: How many idle connections of threads are kept.
 IDLE_CONNECTIONS = 32
 
-#: Redis is away, starting, or failing over: what fails with these may be tried again.
+#: Redis is away, starting, or failing over. A command that fails with one of these may be tried
+#: again.
 AWAY = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -49,7 +52,7 @@ AWAY = (
     MasterDownError,
     ReadOnlyError,
 )
-# Redis answered, and did nothing. (The first write of a script meets these, or none does.)
+# Redis answered, and did nothing. (A script meets these at its first write, or not at all.)
 _REFUSED = (
     AuthenticationError,
     BusyLoadingError,
@@ -58,8 +61,8 @@ _REFUSED = (
     ReadOnlyError,
 )
 
-# What the code relies on: raw bytes, replies and published messages alike on RESP2, and no time
-# limits, retries or health checks but its own.
+# What this code relies on: raw bytes; replies and published messages of the same form (RESP2); and
+# no time limits, retries or health checks besides its own.
 _FIXED: dict[str, Any] = {
     "protocol": 2,
     "decode_responses": False,
@@ -74,9 +77,9 @@ _FIXED: dict[str, Any] = {
 
 
 class ThreadConnection(Protocol):
-    """What is used of ``redis.Connection``, which is typed in part only."""
+    """The used part of ``redis.Connection``, which has only some types."""
 
-    #: When everything has to be over, in the time of ``time.monotonic()``.
+    #: When all steps must be over, in the time of ``time.monotonic()``.
     deadline: float
 
     def connect(self) -> None: ...
@@ -87,7 +90,7 @@ class ThreadConnection(Protocol):
 
 
 class LoopConnection(Protocol):
-    """What is used of ``redis.asyncio.Connection``."""
+    """The used part of ``redis.asyncio.Connection``."""
 
     @property
     def is_connected(self) -> bool: ...
@@ -99,10 +102,10 @@ class LoopConnection(Protocol):
 
 @dataclass(slots=True)
 class Attempt:
-    """What became of a command so far, which may be sent ``once`` only.
+    """The state of a command that is tried until it succeeds; with ``once``, it must not run twice.
 
-    ``sent`` is True once it may have reached Redis, and Redis did not refuse it; ``refused`` says
-    that Redis answered, and did nothing. ``cause`` is why the last try has failed.
+    ``sent`` is True once the command may have reached Redis, and Redis did not refuse it;
+    ``refused`` says that Redis answered, and did nothing. ``cause`` is the error of the last try.
     """
 
     once: bool = False
@@ -112,19 +115,21 @@ class Attempt:
     began: float = field(default_factory=time.monotonic)
 
     def may_go_on(self, error: Exception) -> bool:
-        """Return whether to try again is of use, and does nothing twice."""
-        # A wrong password stays wrong; a script that may have run would store the event twice.
+        """Return whether another try may help, and does nothing twice."""
+        # A wrong password stays wrong. A script that may have run would store the event a second
+        # time.
         return not isinstance(error, AuthenticationError) and not (self.once and self.sent)
 
     def take_note(self, error: BaseException) -> None:
-        """Take note of what a command has failed with."""
+        """Note the error of a try."""
         self.refused = _is_refusal(error)
         if self.refused:
             self.sent = False
 
     def in_words(self, error: Exception) -> str:
-        """Return why it has failed in the end, after how long, and what to do where that is known."""
-        # A time limit that runs out says nothing of what it has cut off.
+        """Return why the command failed, after how long, and the remedy where one is known."""
+        # The error of a time limit is empty. The error of the try before it says why there was no
+        # answer.
         cause = self.cause if self.cause is not None and not str(error) else error
         text = f"{in_words(cause)} (tried for {time.monotonic() - self.began:.1f} s)"
         if "CROSSSLOT" in str(error) or "same slot" in str(error):
@@ -135,7 +140,7 @@ class Attempt:
         return text
 
 
-# With these, a script ends at its first write.
+# Errors with which a script ends at its first write.
 _REFUSED_TO_WRITE = ("MISCONF", "NOREPLICAS")
 
 
@@ -149,9 +154,9 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def pauses() -> Iterator[float]:
-    """Yield ever longer times to wait between attempts: 25 ms at first, two seconds at most.
+    """Yield the seconds to wait before each next try: at least 0.025 at first, and 2 at most.
 
-    They are random, so that a server that comes back is not met by all processes at once.
+    They are random, so that not all processes come at once to a server that comes back.
     """
     limit = 0.05
     while True:
@@ -160,9 +165,10 @@ def pauses() -> Iterator[float]:
 
 
 class _Timed:
-    """Bounds all steps of a connection for threads together, where redis-py bounds each of them.
+    """Puts one time limit on all steps of a thread's connection together; redis-py limits each
+    step.
 
-    Connecting takes several: a password, a database's number, what the client is called.
+    Connecting takes several steps: for a password, a database's number, the client's name.
     """
 
     deadline = 0.0
@@ -182,12 +188,12 @@ class _Timed:
 
 
 class Connector:
-    """Makes connections of both kinds to the server that ``LOCATION`` names."""
+    """Makes connections for threads and for event loops to the server of ``LOCATION``."""
 
     def __init__(self, location: str, options: Mapping[str, Any]) -> None:
-        """Raise ``ImproperlyConfigured`` where redis-py does not understand these."""
+        """Take ``LOCATION`` and redis-py's arguments; raise ``ImproperlyConfigured`` for wrong ones."""
         try:
-            # They are not used as pools, but know what a URL means, and which class it needs.
+            # Used only to parse the URL, and to find the class of its connections.
             kwargs = {**options, **_FIXED}
             self._threads: Any = redis.ConnectionPool.from_url(location, **kwargs)
             self._loops: Any = redis.asyncio.ConnectionPool.from_url(location, **kwargs)
@@ -200,7 +206,7 @@ class Connector:
             ) from error
         kwargs = self._threads.connection_kwargs
         for name, value in _FIXED.items():
-            # The query of a URL goes before arguments.
+            # The query of the URL takes precedence over the arguments.
             if name in options or kwargs.get(name) != value:
                 raise ImproperlyConfigured(
                     f'DJANGO_SSE["BROKER"] must not set {name!r} for redis-py, neither in LOCATION '
@@ -208,21 +214,21 @@ class Connector:
                 )
         path = urlsplit(location).path.strip("/")
         if path and not path.isdecimal() and not location.startswith("unix:"):
-            # redis-py takes the database 0 then, without a word.
+            # redis-py would silently use the database 0.
             raise ImproperlyConfigured(
                 'DJANGO_SSE["BROKER"]["LOCATION"] ends with the number of a database, as in '
                 f"redis://127.0.0.1:6379/0, got {path!r}."
             )
         self.database = int(kwargs.get("db") or 0)
-        #: Whether the server was asked by which policy it evicts keys.
+        #: Whether the server was asked for its policy of evicting keys.
         self.looked_at = False
-        #: Where the server is, without a password.
+        #: The server's address, without a password.
         self.address = kwargs.get("path") or "{}:{}/{}".format(
             kwargs.get("host", "localhost"), kwargs.get("port", 6379), self.database
         )
 
     def make_for_thread(self, deadline: float) -> ThreadConnection:
-        """Return an unconnected connection, whose steps are over by its ``deadline`` together."""
+        """Return a connection that is not connected yet; all its steps together end at ``deadline``."""
         timeout = max(deadline - time.monotonic(), _SHORTEST)
         limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         kwargs = self._threads.connection_kwargs | limits
@@ -231,17 +237,18 @@ class Connector:
         return connection
 
     def make_for_loop(self) -> LoopConnection:
-        """Return an unconnected connection for the running event loop, without any time limit."""
+        """Return a connection for the running event loop that is not connected yet, without a time limit."""
         connection: LoopConnection = self._loops.connection_class(**self._loops.connection_kwargs)
         return connection
 
 
 class Connections:
-    """All connections of this process on which scripts are run."""
+    """All connections of this process on which scripts run."""
 
     def __init__(self, connector: Connector, inherited: Connections | None = None) -> None:
         self.pid = os.getpid()
-        # What the parent process had open is kept, untouched, so that nothing closes it here.
+        # Keep a reference to the parent process's connections. Collecting them would close them
+        # here.
         self._inherited = inherited
         self._connector = connector
         self._lock = threading.Lock()
@@ -274,7 +281,7 @@ class Connections:
                 reply = _call(connection, script.in_full(keys, args), deadline)
         except BaseException as error:
             attempt.take_note(error)
-            # Also where it is sound: behind a name, another server may be the right one by now.
+            # Disconnect also after a mere refusal: by now, the name may point to another server.
             connection.disconnect()
             self._drop_idle()
             raise
@@ -286,7 +293,7 @@ class Connections:
         return reply
 
     def policy(self, deadline: float) -> str | None:
-        """Return the policy by which Redis evicts keys; ``None`` for none, or where it may not be asked."""
+        """Return the policy by which Redis evicts keys; ``None`` if it evicts none, or may not be asked."""
         connection = self._connector.make_for_thread(deadline)
         try:
             connection.connect()
@@ -297,7 +304,7 @@ class Connections:
             connection.disconnect()
 
     def for_running_loop(self) -> LoopConnections:
-        """Return the connections of the event loop that runs in this thread."""
+        """Return the connections of the event loop that runs in this thread; make them if needed."""
         loop = asyncio.get_running_loop()
         with self._lock:
             mine = self._loops.get(loop)
@@ -308,17 +315,18 @@ class Connections:
         return mine
 
     def close(self) -> None:
-        """Close what is idle; safe from any thread. What is in use is closed after its use."""
+        """Close idle connections; those in use are closed after their use. Safe from any thread."""
         with self._lock:
             loops, self._loops = self._loops, {}
         self._drop_idle()
         for loop, connections in loops.items():
-            # It is raised where the loop is closed, and took its connections along.
+            # Raised where the loop is closed; then its connections are, too.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(connections.start_to_close)
 
     def _drop_idle(self) -> None:
-        # Where one connection has failed, those from before are not worth finding out one by one.
+        # Where one connection has failed, the older ones most likely have, too. Do not try them one
+        # by one.
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -326,10 +334,11 @@ class Connections:
 
 
 class LoopConnections:
-    """The connections of one event loop; closed with it.
+    """The connections of one event loop, closed when the loop ends.
 
-    ``asyncio.run()`` and whatever else ends loops properly (also ``async_to_sync``, with a loop
-    for each call) closes asynchronous generators that are still open. One is held here for that.
+    ``asyncio.run()`` closes asynchronous generators that are still open, and so does everything
+    else that ends a loop properly (also ``async_to_sync``, with a loop for each call). This keeps
+    one open for that.
     """
 
     def __init__(self, connector: Connector) -> None:
@@ -343,7 +352,7 @@ class LoopConnections:
     async def run(
         self, script: Script, keys: Sequence[str], args: Sequence[Any], attempt: Attempt
     ) -> Any:
-        """Run a script once. The caller sets the time limit, by cancellation."""
+        """Run a script once. The caller limits the time, by cancelling."""
         if self._end_of_loop is None:
             self._end_of_loop = self._close_at_end_of_loop()
             await anext(self._end_of_loop)
@@ -353,7 +362,7 @@ class LoopConnections:
                 if connection.is_connected and await _is_stale_async(connection):
                     await connection.disconnect(nowait=True)
                 if not connection.is_connected:
-                    # Not in the context of who comes first, which the connection outlives.
+                    # Use an empty context. The connection outlives the caller's, and would keep it.
                     connecting = connection.connect()
                     await asyncio.get_running_loop().create_task(connecting, context=Context())
                 attempt.sent = True
@@ -365,7 +374,8 @@ class LoopConnections:
                 attempt.take_note(error)
                 await connection.disconnect(nowait=True)
                 if isinstance(error, AWAY):
-                    # Where one has failed, the others are not worth finding out one by one.
+                    # Where one has failed, the others most likely have, too. Do not try them one by
+                    # one.
                     await self.close_idle()
                 raise
             if self._closed:
@@ -378,7 +388,7 @@ class LoopConnections:
         """Close the connections that are not in use. More can be opened afterwards."""
         idle, self._idle = self._idle, []
         for connection in idle:
-            # Nothing waits to be sent, so nothing is cut off, and a dead peer is not waited for.
+            # Do not wait for the peer, which may be gone. Nothing waits to be sent.
             await connection.disconnect(nowait=True)
 
     def start_to_close(self) -> None:
@@ -395,15 +405,15 @@ class LoopConnections:
 
 
 def evicting_policy(memory: bytes) -> str | None:
-    """Return the policy by which Redis evicts keys, of what ``INFO memory`` says; ``None`` for none."""
+    """Return the policy by which Redis evicts keys, from the reply to ``INFO memory``; ``None`` for none."""
     fields = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
     policy = fields.get("maxmemory_policy", "noeviction")
-    # The keys of events expire, so the policies for volatile keys evict them as well.
+    # The keys of events have an expiry time, so the policies for volatile keys evict them as well.
     return None if policy == "noeviction" or fields.get("maxmemory") == "0" else policy
 
 
 def eviction_text(address: str, policy: str) -> str:
-    """Return what an evicting Redis means, and what to do."""
+    """Return the warning about a Redis that evicts keys, with the remedy."""
     return (
         f"Redis at {address} throws keys away when its memory is full (maxmemory-policy {policy}): "
         "clients lose events, and are told by a reset at best. Set maxmemory-policy noeviction, or "
@@ -412,13 +422,13 @@ def eviction_text(address: str, policy: str) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """Return what an error says; redis-py's ``repr()`` tells its category alone."""
+    """Return an error's class and text; redis-py's ``repr()`` has only its category."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _call(connection: ThreadConnection, command: Sequence[Any], deadline: float) -> Any:
     connection.send_command(*command)
-    # read_response() alone would wait for as long as the connection was once made for.
+    # read_response() alone would wait for the time limit with which the connection was made.
     if not connection.can_read(timeout=max(deadline - time.monotonic(), 0)):
         raise RedisTimeoutError("Redis did not answer in time.")
     try:
@@ -436,13 +446,13 @@ async def _call_async(connection: LoopConnection, command: Sequence[Any]) -> Any
 
 
 def _refined(error: ResponseError) -> Exception:
-    # Somebody else's script runs for long, and Redis does nothing for anybody meanwhile.
+    # Another client's script runs for long, and Redis serves no other client meanwhile.
     return BusyLoadingError(str(error)) if str(error).startswith("BUSY ") else error
 
 
 def _is_stale(connection: ThreadConnection) -> bool:
-    # Redis says nothing unasked: what can be read is the end of the connection. Noticed before
-    # anything is sent, it costs no publisher an error.
+    # Redis sends nothing unasked, so something to read means that the connection has ended. Found
+    # before a command is sent, this is no error for the publisher.
     try:
         return connection.can_read(timeout=0)
     except AWAY:
@@ -450,6 +460,6 @@ def _is_stale(connection: ThreadConnection) -> bool:
 
 
 async def _is_stale_async(connection: LoopConnection) -> bool:
-    # redis-py 8 renamed it.
+    # redis-py 8 has renamed the method.
     name = "can_read" if hasattr(connection, "can_read") else "can_read_destructive"
     return bool(await getattr(connection, name)())

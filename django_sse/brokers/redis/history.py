@@ -1,4 +1,4 @@
-"""Reading of what is stored in Redis, by an event loop that has time to wait for it."""
+"""Reads the stored events from Redis, on an event loop, for as long as Redis is away."""
 
 from __future__ import annotations
 
@@ -19,37 +19,39 @@ from .script import LATEST, NEW_AGE, READ, Names, Script, event_id, unpack
 
 logger = logging.getLogger("django_sse")
 
-#: Seconds after which an attempt to read is given up, for another one.
+#: Seconds after which an attempt to read is given up and another one begins.
 ATTEMPT_SECONDS = 5.0
-#: Redis serves nobody else while it runs a script, so no single read is large.
+#: The most topics and events of one read. Redis serves no other client while it runs a script, so
+#: no read is large.
 TOPICS_PER_READ = 100
 EVENTS_PER_READ = 500
 
-# Redis counts with 64 bits; nothing that it gave comes near.
+# Redis counts with 64 bits. No real id comes near this number.
 _HIGHEST = 2**63
 
 
 class Known:
-    """The newest id that this process has seen, from whatever came.
+    """The newest id that this process has seen in any message or reply.
 
-    It goes along with every command: a server that has given less was emptied, or lost its last
-    writes in a crash or a failover, and begins a new age.
+    Every command passes it on. A server whose newest id is lower was emptied, or has lost its last
+    writes in a crash or a failover; it then begins a new age.
     """
 
     def __init__(self) -> None:
         self.id = FIRST
 
     def note(self, id: EventId) -> None:
-        """Take an id into account. Two threads may overwrite each other: the next id mends it."""
+        """Note an id. Two threads may overwrite each other's; the next id corrects that."""
         if id > self.id:
             self.id = id
 
 
 class Reading(NamedTuple):
-    """What ``History.read()`` found.
+    """The result of ``History.read()``.
 
-    ``messages`` are those up to and including ``upto``, in order, once; of the topics in ``lost``
-    some are missing. ``fell_back`` says that Redis does not have what was heard from it before.
+    ``messages`` are in order, each once, up to and including the id ``upto``. Messages of the
+    topics in ``lost`` are missing. ``fell_back`` says that Redis has lost events that it published
+    before.
     """
 
     messages: list[Message]
@@ -59,7 +61,7 @@ class Reading(NamedTuple):
 
 
 class History:
-    """Reads from the streams; waits for as long as Redis is away."""
+    """Reads from the streams in Redis; waits for as long as Redis is away."""
 
     def __init__(
         self, connections: Callable[[], Connections], names: Names, known: Known, memory: int
@@ -71,14 +73,18 @@ class History:
         self._memory = memory
 
     async def latest(self) -> EventId:
-        """Return the newest id that was given."""
+        """Return the newest id over all topics."""
         reply = await self._run(LATEST, [self._names.ids], [str(self._known.id)])
         newest = event_id(reply)
         self._known.note(newest)
         return newest
 
     async def begin_age(self) -> EventId:
-        """Let no id from before be resumed from: nobody knows what is missing since. Returns the next."""
+        """Begin a new age, and return its first id.
+
+        Resuming from an older id then raises ``HistoryLost``, because it is not known what is
+        missing since.
+        """
         birth = event_id(await self._run(NEW_AGE, [self._names.ids], [str(self._known.id)]))
         self._known.note(birth)
         return birth
@@ -89,13 +95,16 @@ class History:
         limit: int | None = None,
         heard: Mapping[str, EventId] | None = None,
     ) -> Reading:
-        """Return what each of these topics has above its id, as of one moment.
+        """Return the messages of each topic above its id in ``after``, as of one moment.
 
-        With a ``limit``, the first so many messages of all topics together. ``heard`` are the
-        newest ids of topics that came from Redis before: where it came back with less, and somebody
-        who knew no better has published since, the topic's next event follows an older one.
-        Long histories are read in pieces. All of them end at the id that was the newest when
-        the first was read, so that nothing below it is left out because its topic came first.
+        With a ``limit``, return the first ``limit`` messages of all topics together. ``heard`` has
+        the newest ids of topics that this process has heard. Redis may have come back with less,
+        and another process may have published since: then the topic's next event follows one that
+        is older than the id heard.
+
+        Long histories are read in pieces. All pieces end at the id that was the newest when the
+        first one was read. Otherwise, a message could be missing whose topic was read before it
+        came, while a newer message of another topic is there.
         """
         positions = dict(after)
         found: dict[EventId, Message] = {}
@@ -116,17 +125,18 @@ class History:
                 piece.items(), pages, strict=True
             ):
                 if (before := unsure.pop(topic, None)) is not None:
-                    # What stands before the first entry above the position: there, or in its stead.
+                    # The id before the topic's first entry above the position; without such an
+                    # entry, its newest.
                     found_before = event_id(page[0][1][1] if page else newest)
                     forgotten = found_before == FIRST and before.milliseconds <= now - self._memory
-                    # In a new age, positions tell.
+                    # Where a new age has begun, the check of the position below finds the loss.
                     if found_before < before and birth <= before and not forgotten:
                         fell_back = True
                         lost.add(topic)
                 if (
                     not birth <= position <= last
                     or event_id(trimmed) > position
-                    # The newest id of a topic that expired may be forgotten by now.
+                    # The topic may have expired so long ago that its newest id is forgotten, too.
                     or (position < last and position.milliseconds <= now - self._memory)
                 ):
                     lost.add(topic)

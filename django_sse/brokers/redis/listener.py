@@ -1,4 +1,4 @@
-"""What an event loop hears from Redis: one pub/sub connection, and the streams for what it missed."""
+"""The listener of one event loop: one pub/sub connection, and the streams for the events that it missed."""
 
 from __future__ import annotations
 
@@ -28,38 +28,39 @@ from .script import Names, event_id, unpack
 
 logger = logging.getLogger("django_sse")
 
-#: Seconds between two pings over a connection, and for which each answer is waited.
+#: Seconds between two pings over a connection, and for which it waits for each answer.
 PING_SECONDS = 5.0
 #: Seconds for connecting and for the confirmation of all subscriptions.
 CONNECT_SECONDS = 10.0
-#: A connection that held for so many seconds makes the next attempts quick again.
+#: After a connection that has held for this many seconds, the next attempts follow quickly again.
 GOOD_SECONDS = 5.0
 
 
-# Above all ids: nothing of a topic is delivered before it has a baseline.
+# Above all ids, so that no message of a topic is delivered before the topic has a baseline.
 _NEVER = EventId(2**63, 0)
 
 
 class _Topic:
-    """A subscribed topic. ``baseline`` is the newest id when Redis had confirmed it first."""
+    """A subscribed topic. ``baseline`` is the newest id at the time when Redis first confirmed it."""
 
     __slots__ = ("baseline", "held", "newest", "ready", "waiting")
 
     def __init__(self) -> None:
         self.baseline = _NEVER
-        self.newest: EventId | None = None  # of its events that were heard
+        self.newest: EventId | None = None  # the newest id of its messages that came from Redis
         self.ready = asyncio.Event()
-        self.waiting = 0  # calls of subscribe() that wait for it
-        self.held = False  # one of them has returned
+        self.waiting = 0  # how many calls of subscribe() wait for it
+        self.held = False  # whether one of them has returned
 
 
 class RedisListener(Listener):
-    """Follows the channels of the topics that somebody asked for, over one connection.
+    """Follows the channels of the subscribed topics over one connection.
 
-    What the connection is subscribed to follows ``_topics``, by a task that talks while another
-    one hears. When either fails, the supervisor closes the connection and begins anew: subscribe
-    everything, read from the streams what was missed, go on live. What arrives during that waits in
-    the socket, and is skipped where the streams had it already.
+    One task subscribes and unsubscribes the connection as ``_topics`` changes (``_talk()``), and
+    another one reads from it (``_hear()``). When either fails, the supervisor closes the connection
+    and begins again: it subscribes to everything, reads the missed messages from the streams, and
+    goes on live. Messages that arrive during that wait in the socket, and are skipped if the
+    streams had them already.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class RedisListener(Listener):
         self._deliver = deliver
         self._lost = lost
         self._topics: dict[str, _Topic] = {}
-        # Of every topic, all messages up to here are delivered, or below its baseline.
+        # Every message up to this id is delivered, or is below the baseline of its topic.
         self._processed = FIRST
         self._changed = asyncio.Event()
         self._pong: asyncio.Future[None] | None = None
@@ -89,10 +90,15 @@ class RedisListener(Listener):
         self._closed = False
 
     async def subscribe(self, topics: Collection[str]) -> None:
+        """Start to deliver the messages of these topics; return when Redis has confirmed them.
+
+        Raises ``BrokerError`` where the listener is closed, or closed meanwhile.
+        """
         if self._closed:
             raise BrokerError("The listener is closed.")
         if self._supervisor is None:
-            # Not in the context of the stream that comes first, which it outlives.
+            # Use an empty context: the task outlives the stream that comes first, and would keep
+            # its context.
             self._supervisor = asyncio.create_task(
                 self._supervise(), name="django_sse Redis", context=Context()
             )
@@ -118,6 +124,7 @@ class RedisListener(Listener):
                 self._let_go(name, topic)
 
     async def unsubscribe(self, topics: Collection[str]) -> None:
+        """Stop to deliver the messages of these topics; never waits for Redis."""
         for name in topics:
             if topic := self._topics.get(name):
                 topic.held = False
@@ -126,6 +133,7 @@ class RedisListener(Listener):
     async def replay(
         self, topics: Collection[str], after: EventId, limit: int | None = None
     ) -> list[Message]:
+        """Read stored messages from the streams; raise ``HistoryLost`` where some are missing."""
         reading = await self._history.read(dict.fromkeys(topics, after), limit)
         if reading.lost:
             raise HistoryLost(
@@ -135,9 +143,11 @@ class RedisListener(Listener):
         return reading.messages
 
     async def latest_id(self) -> EventId:
+        """Return the newest id over all topics; waits for as long as Redis is away."""
         return await self._history.latest()
 
     async def close(self) -> None:
+        """End the tasks, and close the connections of this event loop."""
         self._closed = True
         for topic in self._topics.values():
             topic.ready.set()
@@ -152,7 +162,7 @@ class RedisListener(Listener):
             self._changed.set()
 
     async def _supervise(self) -> None:
-        """Keep a connection, for ever."""
+        """Connect again and again, for ever."""
         loop = asyncio.get_running_loop()
         waits = pauses()
         while True:
@@ -160,12 +170,13 @@ class RedisListener(Listener):
             try:
                 await self._follow()
             except AWAY as error:
-                # Once for each time it goes away, not for each attempt.
+                # Warn once each time that Redis goes away, and not for each attempt.
                 log = logger.debug if self._away else logger.warning
                 log("Not connected to Redis, trying again: %s", in_words(error))
                 self._away = True
             except Exception:
-                # Not foreseen, but to stop listening would be silent for all streams.
+                # Go on also after an unexpected error. Otherwise all streams would silently get
+                # nothing any more.
                 logger.exception("Listening to Redis failed, connecting again.")
             if loop.time() - began > GOOD_SECONDS:
                 waits = pauses()
@@ -175,8 +186,8 @@ class RedisListener(Listener):
         """Connect, catch up and stay live, until something fails."""
         connection = self._connector.make_for_loop()
         try:
-            # Those of this moment. Who comes while it connects is not subscribed yet, and is taken
-            # up by the first round of _talk().
+            # The topics of this moment. The first round of _talk() subscribes to those that are
+            # added while this connects.
             topics = dict(self._topics)
             subscribed = set(topics)
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -184,8 +195,8 @@ class RedisListener(Listener):
                 await self._look_at_policy(connection)
                 await self._send(connection, "SUBSCRIBE", subscribed)
                 await connection.send_command("PING")
-                # Redis answers in order. Messages that come before its answer are not looked at:
-                # they are in the streams when these are read, afterwards.
+                # Redis answers in order. Skip messages that come before its answer: the streams,
+                # which are read afterwards, have them.
                 while not _is_pong(await connection.read_response()):
                     pass
             await self._catch_up(topics)
@@ -197,20 +208,20 @@ class RedisListener(Listener):
             await connection.disconnect(nowait=True)
 
     async def _look_at_policy(self, connection: LoopConnection) -> None:
-        """Say once for each process where Redis may throw events away."""
+        """Log a warning, once for each process, if Redis may evict events."""
         if self._connector.looked_at:
             return
         await connection.send_command("INFO", "memory")
         try:
             policy = evicting_policy(await connection.read_response())
         except ResponseError:
-            policy = None  # The user may not ask.
+            policy = None  # The user may not run INFO.
         self._connector.looked_at = True
         if policy is not None:
             logger.warning("%s", eviction_text(self._connector.address, policy))
 
     async def _catch_up(self, subscribed: Mapping[str, _Topic]) -> None:
-        """Deliver what was missed; what is published meanwhile waits in the socket."""
+        """Deliver the messages that were missed; those that are published meanwhile wait in the socket."""
         topics = {name: it for name, it in subscribed.items() if self._topics.get(name) is it}
         positions = {
             name: max(topic.baseline, self._processed)
@@ -220,7 +231,8 @@ class RedisListener(Listener):
         heard = {name: it.newest for name, it in topics.items() if it.newest is not None}
         messages, lost, upto, fell_back = await self._history.read(positions, heard=heard)
         if fell_back:
-            # Who resumes from what came before must not do so: some of it may be missing.
+            # Begin a new age, so that no client resumes from an older id: events after it may be
+            # missing.
             upto = await self._history.begin_age()
             messages, lost = [], set(positions)
             for topic in topics.values():
@@ -234,12 +246,12 @@ class RedisListener(Listener):
         self._make_ready(topics.values(), upto)
 
     async def _hear(self, connection: LoopConnection) -> None:
-        """Deliver what comes over the connection."""
+        """Deliver the messages that come over the connection."""
         caught_up = False
         while True:
             reply = await connection.read_response()
             if _is_pong(reply):
-                # What was read from the streams, too, came before the answer to the first ping.
+                # Messages that the streams had, too, came before the answer to the first ping.
                 caught_up = True
                 if self._pong is not None and not self._pong.done():
                     self._pong.set_result(None)
@@ -251,19 +263,20 @@ class RedisListener(Listener):
                 except (TypeError, ValueError):
                     logger.error("What came on the channel %r is no event of ours.", reply[1])
                     continue
-                # A message of several topics comes once on each channel, with nothing between.
+                # A message of several topics comes once on each channel, with no other message
+                # between.
                 if message is not None:
                     self._process(message)
                 elif number < self._processed and caught_up:
-                    # Redis was emptied and its clock is behind. Catching up makes its ids rise
-                    # above all that were seen, and tells who lost events.
+                    # Redis was emptied and its clock is behind. Connect again: catching up makes
+                    # its ids rise above all those seen, and finds the topics that lost events.
                     raise OSError(f"Redis gave the id {number} after {self._processed}.")
 
     async def _talk(self, connection: LoopConnection, subscribed: set[str]) -> None:
         """Subscribe and unsubscribe what changed, and ping; each round is answered in time."""
         loop = asyncio.get_running_loop()
         while True:
-            # Who comes while this round waits for Redis is taken up by the next one.
+            # The next round handles topics that are added while this one waits for Redis.
             self._changed.clear()
             wanted = set(self._topics)
             waiting = [topic for topic in self._topics.values() if not topic.ready.is_set()]
@@ -275,13 +288,14 @@ class RedisListener(Listener):
                 await self._pong
             subscribed = wanted
             if waiting:
-                # Above it everything is heard, for Redis confirmed before.
+                # Redis has confirmed the subscriptions before it gave this id, so all messages
+                # above it come.
                 self._make_ready(waiting, await self._history.latest())
             try:
                 async with asyncio.timeout(PING_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
-                pass  # silent for long enough to ask whether the connection still is one
+                pass  # nothing changed for long enough: ping, to see whether the connection still works
 
     async def _send(
         self, connection: LoopConnection, command: str, topics: Collection[str]
@@ -298,7 +312,7 @@ class RedisListener(Listener):
     def _process(self, message: Message) -> None:
         self._processed = message.id
         self._known.note(message.id)
-        # What is still on its way from an earlier subscription is below the baseline.
+        # A message that is still on its way from an earlier subscription is below the baseline.
         wanted = False
         for name in message.topics:
             topic = self._topics.get(name)
@@ -309,7 +323,7 @@ class RedisListener(Listener):
             self._call(self._deliver, message)
 
     def _call(self, callback: Callable[[Any], None], argument: Any) -> None:
-        # One message that somebody chokes on must not take those behind it along.
+        # If delivering one message fails, those after it are still delivered.
         try:
             callback(argument)
         except Exception:
@@ -317,12 +331,13 @@ class RedisListener(Listener):
 
 
 def _is_pong(reply: Any) -> bool:
-    # Subscribed connections answer with an array; those without a subscription as ever.
+    # A connection with subscriptions answers with an array, and one without them with a plain
+    # string.
     return bool(reply == b"PONG" or reply[0] == b"pong")
 
 
 async def _send(connection: LoopConnection, *command: str) -> None:
-    # redis-py would connect anew, without the subscriptions and without a word.
+    # redis-py would silently connect again, without the subscriptions.
     if not connection.is_connected:
         raise ConnectionResetError("The connection is closed.")
     await connection.send_command(*command)

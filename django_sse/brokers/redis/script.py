@@ -1,17 +1,18 @@
-"""What is kept in Redis, and the scripts that read and write it in one step each.
+"""The data in Redis, and the scripts that read or write it in one step each.
 
-Under the prefix (``sse:``) there are
+The keys under the prefix (``sse:``) are:
 
-- ``ids``, a hash: ``last``, the newest id that was given, and ``birth``, the id below which nothing
-  is known, because the data begins there; ``evictions``, how many keys Redis had evicted when that
-  was last asked, and ``evicted``, the newest id at the time at which they were found to be more;
-- ``events:<topic>``, a stream: the topic's last events under their ids. Each entry names the id
-  of the topic's ``previous`` event, so that the oldest entry tells up to where the topic was trimmed;
-- ``newest:<topic>``, a string: the id of the topic's newest event. It outlives the stream, and
-  says after the stream has expired up to where the topic's events are gone.
+- ``ids``, a hash: ``last``, the newest id; ``birth``, the id at which the data begins, so that
+  nothing is known of lower ids; ``evictions``, how many keys Redis had evicted when it was last
+  asked; and ``evicted``, the newest id at the time when that number was last found to have grown;
+- ``events:<topic>``, a stream: the topic's last events under their ids. Each entry has the id of
+  the topic's ``previous`` event, so that the oldest entry says up to which id the topic was
+  trimmed;
+- ``newest:<topic>``, a string: the id of the topic's newest event. It outlives the stream. After
+  the stream has expired, it says up to which id the topic's events are gone.
 
-Ids carry time in milliseconds, and expiry is set from the id, not from the clock: where the
-clock went back, what an id says and when its data expires still fit together.
+Ids contain a time in milliseconds. The expiry of data is set from the id, not from the clock, so
+that the two agree also where the clock went back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from django_sse.brokers.base import EventId, Message
 
-# Redis' numbers in Lua are doubles: exact up to 2**53, which milliseconds reach in 285,000 years.
+# Numbers in Lua are doubles, exact up to 2**53. Milliseconds reach that in 285,000 years.
 _PRELUDE = """
 local function parse(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -84,15 +85,15 @@ class Script:
 
     def __init__(self, body: str) -> None:
         self.text = _PRELUDE + body
-        # Redis names scripts by their SHA-1; nothing is secured by it.
+        # Redis names scripts by their SHA-1. It serves no security.
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def by_name(self, keys: Sequence[str], args: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the command that runs it where Redis knows it already."""
+        """Return the command that runs the script if Redis knows it already."""
         return ("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def in_full(self, keys: Sequence[str], args: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the command that runs it and makes it known."""
+        """Return the command that runs the script and lets Redis know it."""
         return ("EVAL", self.text, len(keys), *keys, *args)
 
 
@@ -120,8 +121,8 @@ end
 return id
 """)
 
-#: Returns the newest id. One that is a day old is replaced, so that no page gets a cursor which
-#: is about to fall out of what is remembered.
+#: Returns the newest id. An id that is a day old is replaced by a new one, so that no page gets a
+#: cursor that will soon be forgotten.
 #: KEYS: ids. ARGV: known id.
 LATEST = Script("""
 local now, ms, seq = state(KEYS[1], ARGV[1])
@@ -157,7 +158,7 @@ return {string.format('%.0f', now), last, birth, topics}
 """)
 
 
-#: Begins a new age: what was given so far is not known to be all. Returns its first id.
+#: Begins a new age, because events of the old one may be missing. Returns its first id.
 #: KEYS: ids. ARGV: known id.
 NEW_AGE = Script("""
 local now, ms, seq = state(KEYS[1], ARGV[1])
@@ -172,35 +173,36 @@ class Names:
 
     def __init__(self, prefix: str, database: int) -> None:
         self._prefix = prefix
-        # PUBLISH reaches the subscribers of every database of a server, so the name tells them apart.
+        # PUBLISH reaches the subscribers of all databases of a server, so the names contain the
+        # database.
         self._channels = f"{prefix}{database}:"
         self.ids = f"{prefix}ids"
 
     def keys(self, topics: Sequence[str]) -> list[str]:
-        """Return the keys that the scripts want for these topics."""
+        """Return the keys that the scripts need for these topics."""
         keys = [self.ids]
         for topic in topics:
             keys += (f"{self._prefix}events:{topic}", f"{self._prefix}newest:{topic}")
         return keys
 
     def channel(self, topic: str) -> str:
-        """Return the name of the channel on which the topic's messages are distributed."""
+        """Return the name of the channel that distributes the topic's messages."""
         return self._channels + topic
 
 
 def pack(topics: Sequence[str], head: bytes, tail: bytes, key: str | None) -> bytes:
-    """Return an event as it is stored and distributed, without its id."""
+    """Return an event as Redis stores and distributes it, without its id."""
     return b"%b\n%b%b" % (json.dumps([topics, key, len(head)]).encode(), head, tail)
 
 
 def unpack(id: EventId, event: bytes) -> Message:
-    """Return the message that ``pack()`` took apart."""
+    """Return the message that ``pack()`` has packed."""
     fields, _, body = event.partition(b"\n")
     topics, key, length = json.loads(fields)
     return Message(id, tuple(topics), body[:length], body[length:], key)
 
 
 def event_id(text: bytes) -> EventId:
-    """Return an id that Redis gave."""
+    """Parse an id that Redis gave."""
     milliseconds, _, sequence = text.partition(b"-")
     return EventId(int(milliseconds), int(sequence))
