@@ -28,7 +28,8 @@ def get_asgi_application() -> ASGIHandler:
     It is Django's handler with one difference: when the final response is an untouched
     ``EventStreamResponse``, the request is finished first. Django sends ``request_finished``, and
     releases the request's thread, database connection and body. Then the stream runs on the bare
-    ASGI connection. In a ``ProtocolTypeRouter``, it stands under ``"http"``, as Django's does."""
+    ASGI connection. In a ``ProtocolTypeRouter``, it stands under ``"http"``, as Django's does.
+    """
     django.setup(set_prefix=False)
     return ASGIHandler()
 
@@ -284,7 +285,8 @@ class ViewHandler(ASGIHandler):
     """Serves one view without Django's middleware and ``urls.py``, for a Channels ``URLRouter``.
 
     It puts ``scope["user"]``, ``scope["session"]`` and the route's arguments, which Channels'
-    middleware and router have set, where Django has them."""
+    middleware and router have set, where Django has them.
+    """
 
     def __init__(self, view: Callable[..., Awaitable[HttpResponseBase]]) -> None:
         # Do not call the parent's method: it would load the middleware.

@@ -132,7 +132,8 @@ class Session(Handshake):
 
         Returns when the stream has ended and ``disconnect()`` has run. A cancellation means that
         the server is shutting down. It is not raised again, because servers would log it with a
-        traceback."""
+        traceback.
+        """
         self.scope = scope
         try:
             await self._begin(send)

@@ -29,7 +29,8 @@ class SSEView(Session, Following, Beating, Grouped):
 
     Each base class has the attributes of one ability: ``Session`` (``retry``, ``max_duration``, …),
     ``Sending`` (``serializer_classes``, …), ``Following`` (``topics``, ``overflow``, …),
-    ``Beating`` (``heartbeat``) and ``Grouped`` (``groups``)."""
+    ``Beating`` (``heartbeat``) and ``Grouped`` (``groups``).
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -33,7 +33,8 @@ class Deadlines:
         """Run ``check()`` in a task every ``period`` seconds, one at a time.
 
         The first check comes after a random part of the period, so that the checks of many streams
-        are spread."""
+        are spread.
+        """
         self._check = check
         first = period * random.random()  # noqa: S311 - spreads load
         self._next_check = self._loop.call_later(first, self._begin_check, period)

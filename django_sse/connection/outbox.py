@@ -91,7 +91,8 @@ class Outbox:
 
         ``size`` is the number of its bytes. ``chunk`` is the same body framed for HTTP/1.1; many
         connections may share both. Returns False, and takes nothing, when the connection is
-        blocked."""
+        blocked.
+        """
         if self._task is not None or self.paused:
             return False
         if self._pending:

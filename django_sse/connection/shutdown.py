@@ -3,7 +3,8 @@
 The first request for a stream hooks SIGTERM and SIGINT, in front of their present handlers.
 Importing hooks nothing, and neither does a process that serves no stream. A server that ends
 without a signal, such as a worker of Hypercorn, is asked for its end. Where a server cancels its
-applications (Daphne), the stream itself handles that."""
+applications (Daphne), the stream itself handles that.
+"""
 
 from __future__ import annotations
 

@@ -134,7 +134,8 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
         """End the stream as ``shutdown``, and tell the client a reconnection time of its own.
 
         At ``deadline``, in the event loop's time, the connection of a client that has not taken the
-        rest is closed."""
+        rest is closed.
+        """
         outbox = self._outbox
         if self.close_reason is None:
             self.end("shutdown")

@@ -33,7 +33,8 @@ async def stop(task: asyncio.Task[Any], patience: float | None = None) -> bool:
 
     A task may swallow a cancellation; client libraries do so at the wrong moment. Therefore it is
     cancelled again, first after ``patience`` seconds (``PATIENCE_SECONDS`` by default), since it
-    may be cleaning up. After ``ATTEMPTS`` more cancellations it is left to itself."""
+    may be cleaning up. After ``ATTEMPTS`` more cancellations it is left to itself.
+    """
     patience = PATIENCE_SECONDS if patience is None else patience
     task.cancel()
     await settle(task, patience)
@@ -50,7 +51,8 @@ async def settle(task: asyncio.Task[Any], patience: float | None = None) -> None
     A cancellation meanwhile is not raised, but makes the wait urgent: the task then has
     ``GOODBYE_SECONDS`` to end by itself, is cancelled, and has the same time once more. If the
     cancellation were passed on at once, it could reach a task that has not begun, and what the task
-    had to clean up would stay."""
+    had to clean up would stay.
+    """
     loop = asyncio.get_running_loop()
     end = None if patience is None else loop.time() + patience
     deadline: float | None = None

@@ -2,7 +2,8 @@
 
 A stream outlives its request, and so the request's thread. asgiref would then run the synchronous
 work of all streams in one single thread of the process. Here each stream belongs to one *lane*: a
-thread that starts when there is work and ends when there is none."""
+thread that starts when there is work and ends when there is none.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Lane(Executor):
     work, it closes other connections that are past their ``CONN_MAX_AGE``, as Django does at the
     end of a request. After ``IDLE_SECONDS`` the thread ends, unless a connection is still open. No
     connection is closed in a transaction, nor while a query is iterated in pieces
-    (``aiterator()``), however long the stream waits between two of them."""
+    (``aiterator()``), however long the stream waits between two of them.
+    """
 
     def __init__(self) -> None:
         self.streams = 0
@@ -126,7 +128,8 @@ class Lane(Executor):
         """Close the connections that are due.
 
         Returns for how many seconds to wait for work; ``0`` to end the thread, ``None`` for any
-        time."""
+        time.
+        """
         if self._iterating:
             return IDLE_SECONDS
         _close_what_is_due()
@@ -167,7 +170,8 @@ def _close_what_is_due(*, after_error: bool = False) -> None:
     """Treat the thread's connections as Django does at the end of a request; log errors.
 
     ``after_error`` says that a call raised. Then this happens only if a connection failed, so that
-    the next call opens a new one."""
+    the next call opens a new one.
+    """
     try:
         opened = connections.all(initialized_only=True)
         if not after_error or any(connection.errors_occurred for connection in opened):

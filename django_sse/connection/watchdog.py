@@ -26,7 +26,8 @@ class Watchdog:
     The watchdog suspects a stream while bytes are on their way that the client has not
     acknowledged. Every byte that the client takes clears the stream, however slow the client is.
     After ``SEND_TIMEOUT`` seconds without one, and a quarter more at most, the stream is closed as
-    ``stalled``."""
+    ``stalled``.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -2,4 +2,5 @@
 
 ``asgi``, the session and the views import it. It promises that a stream begins only after every
 policy has passed, that a refusal is a plain HTTP error as JSON, and that a place which was taken is
-given back."""
+given back.
+"""

@@ -51,7 +51,8 @@ def take_place(stream: Any, request: Any) -> None:
 
     ``MAX_CONNECTIONS`` limits the streams of the process, ``max_connections_per_user`` a user's
     streams of this view, and ``MAX_CONNECTIONS_PER_ADDRESS`` the anonymous streams of a client
-    address."""
+    address.
+    """
     if shutdown.draining:
         raise ComeBackLater("This server is about to end.", status=503)
     limits: dict[Any, int] = {}

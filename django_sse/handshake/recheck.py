@@ -20,7 +20,8 @@ def still_allowed(view: Any) -> bool:
 
     Returns False when a new request like it would be refused, or would be another user's. Raises
     any other exception of a policy: a database that is away says nothing about the user.
-    Synchronous, for the thread of the stream's synchronous work."""
+    Synchronous, for the thread of the stream's synchronous work.
+    """
     before = view.request.user
     django_request = _anew(view.request._request, view.user_before)
     request = view.initialize_request(django_request, *view.args, **view.kwargs)

@@ -47,7 +47,8 @@ def _check_size(request: Request) -> None:
     """Refuse a body that a stream would hold in memory for as long as it lives.
 
     DRF's parsers know no limit, except for multipart bodies. Django's limit is the one of
-    ``request.body``."""
+    ``request.body``.
+    """
     if str(request.content_type).startswith("multipart/"):
         return
     limit, stream = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, getattr(request._request, "_stream", None)
@@ -66,7 +67,8 @@ def last_event_id(request: Request) -> str | None:
 
     That is the header ``Last-Event-ID`` (WHATWG HTML, 9.2.4). Where there is none, it is the query
     parameter ``lastEventId`` in any spelling, which polyfills send that cannot set a header; else
-    ``last_event_id``, which is a page's."""
+    ``last_event_id``, which is a page's.
+    """
     header = request.META.get("HTTP_LAST_EVENT_ID")
     if header is not None:
         # Browsers send UTF-8; Django reads every header as Latin-1.

@@ -140,7 +140,8 @@ class Uncompressed(HttpResponseBase):
     """A response that compressing middleware leaves alone, because of a header that is not sent.
 
     ``GZipMiddleware`` skips a response with a ``Content-Encoding``. It would make each chunk of a
-    stream a gzip member of its own, and browsers show only the first member."""
+    stream a gzip member of its own, and browsers show only the first member.
+    """
 
     def leave_uncompressed(self) -> None:
         """Set the header that keeps the content from being encoded."""
@@ -156,7 +157,8 @@ class EventStreamResponse(Uncompressed, StreamingHttpResponse):
 
     ``get_asgi_application()`` takes the connection over if the response arrives there untouched.
     Anywhere else, the response's content runs the stream, and needs a thread for as long as the
-    stream lives."""
+    stream lives.
+    """
 
     def __init__(self, view: Connection, request: HttpRequest) -> None:
         stream = PendingStream(view, getattr(request, "scope", {}))

@@ -89,7 +89,8 @@ class _DemandedByHandshake:
 
     So Django's ``LoginRequiredMiddleware`` does not redirect to a login page, which no stream's
     client could use, and the handshake demands a user instead. ``@login_not_required`` sets
-    ``False``."""
+    ``False``.
+    """
 
     def __bool__(self) -> bool:
         return False
@@ -131,7 +132,8 @@ class Handshake(APIView, Stream):
         Any DRF or Django exception becomes its HTTP error; ``StreamFinished`` becomes 204. The
         stream's response has the headers of ``self.headers``. This runs in the request, and may use
         the request's database connection. When it raises, or the client leaves meanwhile,
-        ``disconnect()`` is not called."""
+        ``disconnect()`` is not called.
+        """
 
     async def disconnect(self) -> None:
         """Clean up; called exactly once for every ``connect()`` that returned."""

@@ -3,7 +3,8 @@
 ``connection`` and the packages above it ask ``server_for()``, and know the face in
 ``servers.base``; this package imports nothing of ``django_sse``. It promises that a server, or a
 version of one, that it does not know is served in the general case with full function. To support
-one more server, write a module with a subclass of ``base.Server`` and add the class to ``SERVERS``."""
+one more server, write a module with a subclass of ``base.Server`` and add the class to ``SERVERS``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The face of a server: what a connection may ask of it, and the answers of any ASGI server.
 
 Each module beside this one describes one server. It names at its top what is private to that server
-and the version in which it was seen, and it checks for those attributes before it uses them."""
+and the version in which it was seen, and it checks for those attributes before it uses them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Server:
 
     Every method has the answer that is right for any server; the classes of known servers override
     what they know better. All methods belong to the connection's event loop, and none of them
-    waits."""
+    waits.
+    """
 
     __slots__ = ("scope", "send")
 
@@ -90,7 +92,8 @@ class Server:
 
         ``size`` is the number of bytes in the chunk without its frame. Most of what a small event
         costs is its server's coroutine, checks and framing, so many connections share one framed
-        chunk."""
+        chunk.
+        """
         return False
 
     def unsent(self) -> int | None:

@@ -96,7 +96,8 @@ class Daphne(Server):
         """Write to the socket, since Twisted's waiting is most of what a write costs.
 
         The transport gets what the socket does not take, and pauses the producer as ever.
-        Connections over TLS and HTTP/2 have other transports, and go by ``send()``."""
+        Connections over TLS and HTTP/2 have other transports, and go by ``send()``.
+        """
         request = self._request
         if self._request_is_known is None:
             self._request_is_known = is_instance(

@@ -33,7 +33,8 @@ def queued(scope: Mapping[str, Any]) -> int | None:
     """Return how many bytes the peer of a connection has not acknowledged; ``None`` if unknown.
 
     It is unknown where the socket cannot be found: on other systems than Linux, for Unix sockets,
-    and where the scope names another client than the one that is connected."""
+    and where the scope names another client than the one that is connected.
+    """
     global _queues, _read_at
     address = _address_of(scope)
     if address is None:

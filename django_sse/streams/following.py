@@ -69,7 +69,8 @@ class Following(Sending):
         Events that a resuming client missed come first, then those published since the topics were
         subscribed, which is before ``stream()`` begins. After a cancellation it may be called
         again, and goes on where it was. Raises ``ImproperlyConfigured`` for a view without topics,
-        and ``RuntimeError`` where it is called while it runs."""
+        and ``RuntimeError`` where it is called while it runs.
+        """
         if self._subscription is None:
             raise ImproperlyConfigured(
                 f"{type(self).__qualname__} has no topics to follow: define `topics` or "

@@ -44,7 +44,8 @@ class Beating(Sending):
         Takes a ``Heartbeat``, or its ``period`` (seconds or a ``timedelta``; ``0`` is off) and
         ``event``. What is not given is the view's own, or the setting's where the view's is off.
         Raises ``ImproperlyConfigured`` for a wrong one, ``TypeError`` for a ``Heartbeat`` with an
-        event beside it, and ``StreamClosed`` unless the stream is open."""
+        event beside it, and ``StreamClosed`` unless the stream is open.
+        """
         if not self.is_open:
             raise StreamClosed(self._closed_text())
         if isinstance(period, Heartbeat):
@@ -113,7 +114,8 @@ class Pulse:
     """The timer of one stream's heartbeat, and a task while an asynchronous callable runs.
 
     It calls ``beat`` with the encoded bytes, or with the event that a callable returned. The first
-    beat comes after a random part of the period, so that the beats of many streams are spread."""
+    beat comes after a random part of the period, so that the beats of many streams are spread.
+    """
 
     __slots__ = ("_beat", "_context", "_due", "_heartbeat", "_loop", "_provider", "_task", "_timer")
 

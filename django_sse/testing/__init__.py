@@ -2,7 +2,8 @@
 published.
 
 Tests import these names from ``django_sse.testing``; the package itself imports this one nowhere
-but in its pytest plugin. It promises that a test sees the bytes that a server would have sent."""
+but in its pytest plugin. It promises that a test sees the bytes that a server would have sent.
+"""
 
 from .client import (
     NothingReceived,

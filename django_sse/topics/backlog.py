@@ -24,7 +24,8 @@ class Backlog:
     ``"drop_oldest"`` drops the oldest events and tells the client how many, in an ``event:
     dropped``. ``"latest"`` keeps the newest event of each ``key``, and events without a key while
     there is room; it drops the others without notice. Where the newest events of all keys exceed
-    the limit, it refuses them."""
+    the limit, it refuses them.
+    """
 
     __slots__ = ("_dropped", "_items", "_keyless", "_limit", "_overflow", "_size")
 

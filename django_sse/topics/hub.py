@@ -2,7 +2,8 @@
 
 There is one hub for each event loop. Connections that follow the same topics form a *cohort*. The
 hub encodes and joins the events of one turn of the loop once, together with those that came while
-it rested, and writes the same bytes to all connections of the cohort from one callback."""
+it rested, and writes the same bytes to all connections of the cohort from one callback.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ class Hub:
 
         Then the hub rests for as long as the writing took, ``LONGEST_REST`` at most, and joins the
         events that arrive meanwhile, up to ``CHUNK``. Under load, each client so gets fewer and
-        larger chunks, and half of the loop's time is left to other work."""
+        larger chunks, and half of the loop's time is left to other work.
+        """
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
         for cohort in dirty:
@@ -164,7 +166,8 @@ class Hub:
 
         The first streams of a process wait here until the process hears orders, so that no order is
         missed that comes while a stream is authenticated. They wait for ``HEED_SECONDS`` at most:
-        while the broker is away, no order can be given."""
+        while the broker is away, no order can be given.
+        """
         self._guests += 1
         try:
             self.heed()

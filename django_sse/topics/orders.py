@@ -54,7 +54,8 @@ def close_streams(
     be admitted again.
 
     Returns when the broker has the order. Each process carries it out as it arrives. Raises
-    ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given."""
+    ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given.
+    """
     order = _encode(_close_order(user, topic, stream))
     if on_commit and in_transaction(using):
         transaction.on_commit(functools.partial(_give, order), using=using)
@@ -101,7 +102,8 @@ async def areports(*, wait: float = 1.0, streams: bool = False) -> list[dict[str
 
     Returns the answers that came within ``wait`` seconds: one dict for each event loop that serves
     streams, with ``process``, ``stats`` and ``streams``. Raises ``BrokerError`` where the broker is
-    away."""
+    away.
+    """
     topic = f"{PASSING}{uuid.uuid4().hex}"
     found: list[dict[str, Any]] = []
     broker = get_broker()
@@ -156,7 +158,8 @@ def ended_since(stream: Any, number: int) -> bool:
     """Return whether an order with a number above ``number`` would have ended a stream.
 
     Such an order came after the stream's user was authenticated, and before the stream could be
-    found."""
+    found.
+    """
     return any(given > number and _concerns(stream, wanted) for given, wanted in tuple(_orders))
 
 

@@ -128,7 +128,8 @@ def latest_event_id() -> str:
     """Return the id of the newest event over all topics, also before the first was published.
 
     A page that is rendered with this id, and connects with it as ``last_event_id``, misses no
-    event. Raises ``BrokerError`` after ``PUBLISH_TIMEOUT`` seconds."""
+    event. Raises ``BrokerError`` after ``PUBLISH_TIMEOUT`` seconds.
+    """
     return str(get_broker().latest_id(timeout=conf.publish_timeout))
 
 

@@ -29,7 +29,8 @@ class Subscription:
 
     ``resumed`` says whether the client resumes where it was. ``cursor`` is the id after which
     ``join()`` goes on; it does not move any more while the subscription is live. All methods belong
-    to the connection's event loop."""
+    to the connection's event loop.
+    """
 
     __slots__ = (
         "_cohort",
@@ -107,7 +108,8 @@ class Subscription:
         After a cancellation it may be called again, and goes on where it was. Once the subscription
         is live, it does nothing. Raises ``HistoryLost`` when the broker does not hold all of the
         messages any more, ``StreamClosed`` when the client has left, and ``RuntimeError`` where it
-        runs already."""
+        runs already.
+        """
         if self._live:
             return
         if self._joining:
@@ -197,7 +199,8 @@ class Subscription:
         """Log the error that is being handled, and end the connection.
 
         The error is not raised, because the other connections of the cohort wait for the same
-        messages."""
+        messages.
+        """
         logger.exception("Writing to a connection failed; its client is to resume.")
         self.give_up()
 
