@@ -1,9 +1,9 @@
-"""The staff page "Open streams": what is open in all processes, and a button that ends one.
+"""The staff page "Open streams": the open streams of all processes, and a button that ends one.
 
-It stands in the admin's index like a model, without being one of the project: its class lives in
-an app registry of its own, so that there is no table, no migration and no content type. Who may see
-it is who has the permission ``django_sse.view_openstream``, and who may end streams,
-``django_sse.delete_openstream``: superusers, and whom an authentication backend gives them.
+The page is in the admin's index like a model, but is not a model of the project. Its class is in an
+app registry of its own, so there is no table, no migration and no content type. The permission
+``django_sse.view_openstream`` shows the page, and ``django_sse.delete_openstream`` lets a user end
+streams. Superusers have both, and so have users to whom an authentication backend gives them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .brokers.memory import MemoryBroker
 from .exceptions import BrokerError
 from .topics.orders import close_streams, reports
 
-#: Seconds for which the page waits for the answers of processes.
+#: Seconds for which the page waits for the processes' answers.
 WAIT_SECONDS = 1.0
-#: Streams that the page shows, at the most; a search finds the others.
+#: The most streams that the page shows; a search finds the others.
 MAX_SHOWN = 500
 
 
 class OpenStream(models.Model):
-    """What stands for the page in the admin; it has no table, and is never queried."""
+    """Stands for the page in the admin. It has no table, and is never queried."""
 
     class Meta:
-        # Not the project's registry: makemigrations and content types never hear of it.
+        # A registry of its own, which makemigrations and content types do not see.
         apps = Apps()
         app_label = "django_sse"
         managed = False
@@ -46,7 +46,7 @@ class OpenStream(models.Model):
         verbose_name_plural = "open streams"
 
     def __str__(self) -> str:
-        """Return what it is called: there are none."""
+        """Return a name, which the admin wants; there are no instances."""
         return "open stream"
 
 
@@ -57,7 +57,7 @@ class OpenStreamAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     change_list_template = "admin/django_sse/openstream/change_list.html"
 
     def get_urls(self) -> list[URLPattern]:
-        """Return the list, and what its buttons post to; nothing is added or changed here."""
+        """Return the URLs of the list and of the button that ends a stream."""
         wrap = self.admin_site.admin_view
         return [
             path("", wrap(self.list_view), name="django_sse_openstream_changelist"),
@@ -65,7 +65,7 @@ class OpenStreamAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         ]
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """Show the app to whom its only page is open."""
+        """Show the app to users who may see its only page."""
         return self.has_view_permission(request)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -73,11 +73,11 @@ class OpenStreamAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: there is nothing to be changed."""
+        """Return False: a stream cannot be changed."""
         return False
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may see who listens to what."""
+        """Return whether the user may see the open streams and their users."""
         user: Any = request.user
         return bool(user.has_perm("django_sse.view_openstream"))
 
@@ -91,7 +91,7 @@ class OpenStreamAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return require_GET(self._list)(request)
 
     def end_view(self, request: HttpRequest) -> HttpResponse:
-        """End the stream that is named in the POST, as ``revoked``, and return to the list."""
+        """End the stream that the POST names, as ``revoked``, and return to the list."""
         return require_POST(self._end)(request)
 
     def _list(self, request: HttpRequest) -> HttpResponse:
@@ -107,7 +107,7 @@ class OpenStreamAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         streams = [stream for report in found for stream in report["streams"]]
         matching = [stream for stream in streams if _mentions(stream, wanted.casefold())]
         matching.sort(key=lambda stream: -stream["age"])
-        # A process with several event loops answers for each of them, with the same numbers.
+        # A process with several event loops answers once for each of them, with the same numbers.
         open_by_process = {report["id"]: report["stats"]["open"] for report in found}
         context = {
             **self.admin_site.each_context(request),

@@ -10,7 +10,7 @@ from django.utils.module_loading import autodiscover_modules
 
 
 class DjangoSSEConfig(AppConfig):
-    """Registers the checks and what observes, and imports each app's ``serializers.py``."""
+    """Registers the checks and the observers, and imports each app's ``serializers.py``."""
 
     name = "django_sse"
     verbose_name = "Server-Sent Events"
@@ -25,7 +25,8 @@ class DjangoSSEConfig(AppConfig):
                 import_module(module).register()
 
 
-#: What is registered where the library is installed, and not imported where it is missing.
+#: Modules whose ``register()`` is called where their library is installed. Where it is missing,
+#: they are not imported.
 OBSERVERS = {
     "django_sse.contrib.prometheus": "prometheus_client",
     "django_sse.contrib.opentelemetry": "opentelemetry.trace",

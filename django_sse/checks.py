@@ -1,4 +1,4 @@
-"""System checks: one id for each fault, each with the remedy."""
+"""System checks. Each fault has an id and a hint with the remedy."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
 from .topics.rendering import default_renderer_class
 
-#: The hint of a wrong value, whose error has its unit and what is allowed.
+#: The hint for a wrong value; the error itself says the unit and what is allowed.
 DOCS = "The settings table of the README, which is on PyPI too, has all of them."
 
-#: The id of the fault of each setting.
+#: The id of the error for each setting.
 IDS = {
     "HEARTBEAT": "django_sse.E003",
     "RETRY": "django_sse.E005",
@@ -46,7 +46,7 @@ IDS = {
 def check_settings(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Find what is wrong in ``DJANGO_SSE``."""
+    """Find unknown settings and wrong values in ``DJANGO_SSE``."""
     given = getattr(settings, "DJANGO_SSE", {})
     if not isinstance(given, Mapping):
         return [
@@ -89,7 +89,7 @@ def check_settings(
 
 @register()
 def check_asgi(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Find what would keep streams from being served over ASGI."""
+    """Find settings under which streams are not served over ASGI."""
     found: list[CheckMessage] = []
     if not getattr(settings, "ASGI_APPLICATION", None):
         found.append(
@@ -115,11 +115,11 @@ def check_asgi(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) ->
 def check_broker(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Ask the broker what it says of its settings, and whether it serves all processes."""
+    """Let the broker check its settings, and find whether it reaches all processes."""
     try:
         backend, location, options = PARSERS["BROKER"](_given().get("BROKER", DEFAULTS["BROKER"]))
     except ImproperlyConfigured:
-        return []  # check_settings() says it.
+        return []  # check_settings() reports it.
     try:
         broker = broker_class(backend)
     except ImproperlyConfigured as error:
@@ -149,7 +149,7 @@ def check_pools(
     try:
         threads = PARSERS["THREADS"](_given().get("THREADS", DEFAULTS["THREADS"]))
     except ImproperlyConfigured:
-        return []  # check_settings() says it.
+        return []  # check_settings() reports it.
     found: list[CheckMessage] = []
     databases: Mapping[str, Any] = settings.DATABASES
     for alias, database in databases.items():
@@ -168,7 +168,7 @@ def check_pools(
 
 
 def _pool_size(pool: Any) -> int | None:
-    """Return the largest size of a pool of psycopg's; ``None`` where it is not known."""
+    """Return the largest size of a psycopg pool; ``None`` if it is not known."""
     if not pool:
         return None
     options = pool if isinstance(pool, Mapping) else {}
@@ -183,7 +183,7 @@ def _given() -> Mapping[str, Any]:
 
 
 def _sign_of_several_processes() -> str | None:
-    """Return what in the settings or the environment speaks of more than one process."""
+    """Return a setting or a variable of the environment that shows more than one process, or ``None``."""
     workers = os.environ.get("WEB_CONCURRENCY", "")
     if workers.isdecimal() and int(workers) > 1:
         return f"WEB_CONCURRENCY={workers}"

@@ -1,4 +1,4 @@
-"""The setting ``DJANGO_SSE``, read when it is asked for."""
+"""The setting ``DJANGO_SSE``, which is read on access."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FROM_SETTINGS: Any = FromSettings()
 
 
 class BrokerSettings(NamedTuple):
-    """``DJANGO_SSE["BROKER"]``: the dotted path of a class, and what it is made with."""
+    """``DJANGO_SSE["BROKER"]``: the dotted path of a class, and the arguments to make it with."""
 
     backend: str
     location: str
@@ -148,7 +148,7 @@ def _check_keys(name: str, value: Any, known: set[str]) -> None:
 
 DEFAULT_PERIOD = 15
 
-#: What holds where ``DJANGO_SSE`` does not say otherwise.
+#: The defaults of all settings.
 DEFAULTS: dict[str, Any] = {
     "HEARTBEAT": {"PERIOD": DEFAULT_PERIOD},
     "RETRY": None,
@@ -167,7 +167,8 @@ DEFAULTS: dict[str, Any] = {
     "BASE_URL": None,
 }
 
-#: How each setting is read; every parser raises ``ImproperlyConfigured`` and names the remedy.
+#: The parser of each setting. It raises ``ImproperlyConfigured`` for a wrong value, and names the
+#: remedy.
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "HEARTBEAT": _heartbeat,
     "RETRY": _retry,
@@ -188,13 +189,13 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
 
 
 class Conf:
-    """Typed access to ``DJANGO_SSE``; what was read is kept until the setting changes."""
+    """Typed access to ``DJANGO_SSE``. A parsed value is kept until the setting changes."""
 
     def __init__(self) -> None:
         self._parsed: dict[str, Any] = {}
 
     def get(self, name: str) -> Any:
-        """Return a setting, parsed. Raises ``ImproperlyConfigured`` where it is wrong."""
+        """Return the parsed value of a setting; raise ``ImproperlyConfigured`` for a wrong one."""
         if name not in self._parsed:
             given = getattr(settings, "DJANGO_SSE", {})
             if not isinstance(given, Mapping):
@@ -203,7 +204,7 @@ class Conf:
         return self._parsed[name]
 
     def forget(self) -> None:
-        """Read everything anew when it is next asked for."""
+        """Read every setting again on its next access."""
         self._parsed.clear()
 
     @property
@@ -218,67 +219,67 @@ class Conf:
 
     @property
     def threads(self) -> int:
-        """How many threads the synchronous work of all streams of a process shares."""
+        """The number of threads that the synchronous work of all streams of a process shares."""
         return self.get("THREADS")  # type: ignore[no-any-return]
 
     @property
     def outbox_limit(self) -> int:
-        """How many bytes of published events may wait for one slow client."""
+        """The most bytes of published events that may wait for one slow client."""
         return self.get("OUTBOX_LIMIT")  # type: ignore[no-any-return]
 
     @property
     def max_event_bytes(self) -> int:
-        """How many bytes a published event may have, encoded."""
+        """The most bytes that a published event may have, encoded."""
         return self.get("MAX_EVENT_BYTES")  # type: ignore[no-any-return]
 
     @property
     def publish_timeout(self) -> float:
-        """For how many seconds ``publish()`` waits for the broker."""
+        """The seconds for which ``publish()`` waits for the broker."""
         return self.get("PUBLISH_TIMEOUT")  # type: ignore[no-any-return]
 
     @property
     def send_timeout(self) -> float:
-        """For how many seconds a client may take no byte before it is closed as ``stalled``."""
+        """The seconds after which a client that takes no byte is closed as ``stalled``."""
         return self.get("SEND_TIMEOUT")  # type: ignore[no-any-return]
 
     @property
     def drain_seconds(self) -> float:
-        """How many seconds streams have for their end when the process is told to end."""
+        """The seconds that streams have to end when the process shuts down."""
         return self.get("DRAIN_SECONDS")  # type: ignore[no-any-return]
 
     @property
     def recheck_period(self) -> float | None:
-        """After how many seconds a stream's user is checked again; ``None`` is never."""
+        """The seconds after which a stream's user is checked again; ``None`` is never."""
         return self.get("RECHECK_PERIOD")  # type: ignore[no-any-return]
 
     @property
     def max_connections(self) -> int | None:
-        """How many streams a process takes."""
+        """The most streams of a process; ``None`` is any number."""
         return self.get("MAX_CONNECTIONS")  # type: ignore[no-any-return]
 
     @property
     def max_connections_per_address(self) -> int | None:
-        """How many streams a process takes from one address without a user."""
+        """The most anonymous streams of one client address in a process; ``None`` is any number."""
         return self.get("MAX_CONNECTIONS_PER_ADDRESS")  # type: ignore[no-any-return]
 
     @property
     def ticket_seconds(self) -> float:
-        """For how many seconds a ticket is valid."""
+        """The seconds for which a ticket is valid."""
         return self.get("TICKET_SECONDS")  # type: ignore[no-any-return]
 
     @property
     def renderer(self) -> str | type | None:
-        """The renderer class of events, or its dotted path; ``None`` leaves it to DRF's settings."""
+        """The renderer class of events, or its dotted path; ``None`` is the one of DRF's settings."""
         return self.get("RENDERER")  # type: ignore[no-any-return]
 
     @property
     def base_url(self) -> str | None:
-        """The site's scheme and host, for links in what is published outside of a request."""
+        """The site's scheme and host, for links in events that are published outside of a request."""
         return self.get("BASE_URL")  # type: ignore[no-any-return]
 
     @property
     def broker(self) -> BrokerSettings:
-        """Which broker is used, and how it is made."""
+        """The broker's class, location and options."""
         return self.get("BROKER")  # type: ignore[no-any-return]
 
 

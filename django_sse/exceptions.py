@@ -1,4 +1,4 @@
-"""Every error that this package raises, in one tree."""
+"""All exceptions of this package, in one tree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 
 class SSEError(Exception):
-    """Base of all errors of ``django_sse``, so that one ``except`` can name them."""
+    """The base of all exceptions of ``django_sse``, so that one ``except`` can catch them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is pickled with its text alone, and what it is made with besides would be
-        # missing: task queues and test runners carry exceptions from process to process.
+        # By default, an exception is pickled with its text alone, and could not be made again
+        # without its other arguments. Task queues and test runners pass exceptions from process to
+        # process.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -28,10 +29,10 @@ class InvalidEvent(SSEError, ValueError):
 
 
 class SerializerNotFound(SSEError, LookupError):
-    """Raised when an object is to be sent for whose type no serializer is known.
+    """Raised when an object is sent or published whose type has no serializer.
 
-    ``type`` is the type of the object, ``view`` the class that was to send it, or ``None``
-    where the object was published.
+    ``type`` is the type of the object. ``view`` is the class of the stream that was to send it, or
+    ``None`` where the object was published.
     """
 
     def __init__(self, message: str, *, type: type, view: type | None) -> None:
@@ -41,16 +42,16 @@ class SerializerNotFound(SSEError, LookupError):
 
 
 class StreamClosed(SSEError):
-    """Raised by ``send()`` when the stream has ended: the client left, or it was closed.
+    """Raised by ``send()`` when the stream has ended: the client left, or the stream was closed.
 
-    A ``stream()`` that lets it pass ends quietly: nothing is logged.
+    If ``stream()`` does not catch it, the stream ends and nothing is logged.
     """
 
 
 class StreamFinished(SSEError):
     """Raise it in ``connect()`` to tell the client that there is nothing (more) to stream.
 
-    The handshake answers 204, upon which a browser's ``EventSource`` stops reconnecting
+    The handshake then answers 204, and a browser's ``EventSource`` stops reconnecting
     (WHATWG HTML, 9.2.3 "Processing model").
     """
 
@@ -72,14 +73,14 @@ class InvalidTopic(SSEError, ValueError):
 
 
 class BrokerError(SSEError):
-    """Base of what a broker raises; its cause is the error of the broker's client library."""
+    """The base of a broker's exceptions; the cause is the exception of the broker's client library."""
 
 
 class PublishFailed(BrokerError):
     """Raised by ``publish()`` when the broker did not confirm the event within the time limit.
 
-    ``may_be_stored`` is False where it is certain that the event was not stored, and True where
-    the connection broke, or time ran out, after the event had been handed over.
+    ``may_be_stored`` is False if the event was certainly not stored. It is True if the connection
+    broke, or the time ran out, after the event was handed over.
     """
 
     def __init__(self, message: str, *, may_be_stored: bool) -> None:
@@ -88,10 +89,10 @@ class PublishFailed(BrokerError):
 
 
 class HistoryLost(BrokerError):
-    """Raised by a broker's ``replay()`` when it cannot give every event since an id.
+    """Raised by a broker's ``replay()`` when it does not have every event since an id.
 
-    The events were trimmed since, or the id is not one of this broker's data: it lies in the
-    future, or before the broker lost its data.
+    Either the events were trimmed since, or the id does not belong to the broker's data: it is in
+    the future, or from before the broker lost its data.
     """
 
 

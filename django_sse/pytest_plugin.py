@@ -31,7 +31,8 @@ def sse_connect() -> Callable[..., AbstractAsyncContextManager[StreamClient]]:
 def sse_published() -> Iterator[list[Published]]:
     """The list of what the test published so far; no broker need run.
 
-    Each is a ``django_sse.testing.Published``: ``topics``, ``event`` (a ``ServerSentEvent``), ``key``.
+    Each is a ``django_sse.testing.Published``: ``topics``, ``event`` (a ``ServerSentEvent``),
+    ``key``.
     """
     from .testing import capture_published  # noqa: PLC0415
 

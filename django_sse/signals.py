@@ -1,8 +1,8 @@
 """Signals of a stream's life.
 
 Receivers may be sync or async; sync ones run in the thread of the stream's synchronous work. What
-they raise is logged by Django, and harms neither the stream nor other receivers. ``sender`` is the view's
-class.
+they raise is logged by Django, and harms neither the stream nor other receivers. ``sender`` is the
+view's class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tickets: an ``EventSource`` cannot send headers, so that its address has to say who it is."""
+"""Tickets: an ``EventSource`` cannot send headers, so its address has to authenticate the user."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from .handshake.view import Handshake
 #: The name of the query parameter.
 PARAMETER = "ticket"
 
-# Keeps what is signed here apart from whatever else a project signs with its SECRET_KEY.
+# Keeps tickets apart from everything else that a project signs with its SECRET_KEY.
 _SALT = "django_sse.tickets"
 
 
 def make_ticket(user: Any, path: str) -> str:
-    """Return a ticket with which ``user`` opens the stream at ``path``, for ``TICKET_SECONDS``.
+    """Return a ticket with which ``user`` can open the stream at ``path``, for ``TICKET_SECONDS``.
 
-    ``path`` is the path of an address, as ``reverse()`` returns it. The ticket is void once the
-    user's password changes or the user is deactivated; a log-out, or a token's end, does not
-    concern it. It may be used any number of times: a browser reconnects with the same address.
+    ``path`` is the path of an address, as ``reverse()`` returns it. The ticket is no longer valid
+    once the user's password changes or the user is deactivated. It stays valid after a log-out and
+    after the end of a token. It can be used any number of times, because a browser reconnects with
+    the same address.
 
     Raises ``ValueError`` for a user that has no row in the database, or is not active.
     """
@@ -53,12 +54,12 @@ def with_ticket(address: str, ticket: str) -> str:
 
 
 class TicketAuthentication(BaseAuthentication):
-    """Authenticates by ``?ticket=…``; requests without a ticket are left to the classes after it.
+    """Authenticates by ``?ticket=…``; leaves requests without a ticket to the classes after it.
 
-    A ticket that is forged, expired, made for another path or for a user who is not active any
-    more or has changed the password is refused with 401, whatever other credentials came along.
-    ``request.auth`` is ``"ticket"`` then: never the ticket itself, which would be logged sooner
-    or later.
+    It refuses a ticket with 401 if the ticket is forged, expired, or made for another path, or if
+    its user is not active any more or has changed the password; other credentials of the request do
+    not change that. ``request.auth`` is ``"ticket"``, and never the ticket itself, which some log
+    would contain sooner or later.
     """
 
     def authenticate(self, request: Request) -> tuple[Any, str] | None:
@@ -68,12 +69,12 @@ class TicketAuthentication(BaseAuthentication):
             return None
         user = _user_of(given[0], _path(request)) if len(given) == 1 else None
         if user is None:
-            # Not a word on why: whoever holds a ticket knows, and nobody else should.
+            # Do not say why. That would help to forge a ticket.
             raise AuthenticationFailed("The ticket is not valid here, or not any more.")
         return user, PARAMETER
 
     def authenticate_header(self, request: Request) -> str:
-        """Return a scheme that no browser opens a password dialog for."""
+        """Return an authentication scheme for which no browser opens a password dialog."""
         return "Ticket"
 
 
@@ -84,9 +85,9 @@ class _Wish(serializers.Serializer[Any]):
 class TicketView(APIView):
     """Gives tickets to clients that authenticate by headers: ``POST {"path": "/orders/"}``.
 
-    The answer is ``{"ticket": …, "url": …, "expires": …}``, where ``url`` is the path with the
-    ticket, for an ``EventSource``, and ``expires`` the time until which it may (re)connect.
-    Whether the user may open the stream is decided when it is opened.
+    The answer is ``{"ticket": …, "url": …, "expires": …}``. ``url`` is the path with the ticket,
+    for an ``EventSource``, and ``expires`` is the time until which the client may (re)connect. The
+    stream itself decides whether the user may open it.
     """
 
     permission_classes = [IsAuthenticated]
@@ -118,8 +119,8 @@ class TicketView(APIView):
         Override it for streams that are routed elsewhere, by Channels' ``URLRouter`` for example.
         """
         prefix = get_script_prefix()
-        # A query, a fragment or another site is no path, and would make of `url` something else
-        # than what the ticket is good for.
+        # With a query, a fragment or another site, `url` would lead to another address than the one
+        # that the ticket is for.
         if not path.startswith(prefix) or path.startswith("//") or {"?", "#"} & set(path):
             return False
         urlconf = getattr(self.request, "urlconf", None)
@@ -131,13 +132,13 @@ class TicketView(APIView):
 
 
 def _path(request: Any) -> str:
-    """Return the path as ``reverse()`` gives it, also where a proxy has taken its prefix off."""
+    """Return the path as ``reverse()`` gives it, also where a proxy has removed its prefix."""
     prefix = str(request.META.get("SCRIPT_NAME", "")).rstrip("/")
     return f"{prefix}{request.path_info}"
 
 
 def _user_of(ticket: str, path: str) -> Any:
-    """Return the user whom a ticket lets in at ``path``, or ``None``."""
+    """Return the user of a ticket that is valid at ``path``, or ``None``."""
     model = get_user_model()
     longest = timedelta(seconds=conf.ticket_seconds)
     try:
@@ -149,7 +150,7 @@ def _user_of(ticket: str, path: str) -> Any:
         return None
     if not _is_active(user):
         return None
-    # All are compared, so that time does not tell which one it was.
+    # Compare all of them, so that the time it takes does not show which one matched.
     matching = [constant_time_compare(digest, _digest(it)) for it in _session_hashes(user)]
     return user if any(matching) else None
 
@@ -159,17 +160,17 @@ def _is_active(user: Any) -> bool:
 
 
 def _session_hash(user: Any) -> str:
-    """Return what changes with the password; a user model need not have it."""
+    """Return a hash that changes with the password; empty where the user model has none."""
     return str(user.get_session_auth_hash()) if hasattr(user, "get_session_auth_hash") else ""
 
 
 def _session_hashes(user: Any) -> Iterable[str]:
     yield _session_hash(user)
     if hasattr(user, "get_session_auth_fallback_hash"):
-        # Made before SECRET_KEY was rotated.
+        # The ticket may have been made before SECRET_KEY was rotated.
         yield from user.get_session_auth_fallback_hash()
 
 
 def _digest(session_hash: str) -> str:
-    """Return what a ticket may show of a session's hash: enough to compare, and no more."""
+    """Return as much of a session's hash as a ticket needs to compare, and no more."""
     return hashlib.sha256(session_hash.encode()).hexdigest()[:32]

@@ -1,15 +1,16 @@
-"""Spans of OpenTelemetry, where ``opentelemetry-api`` is installed: of publishing, and of streams.
+"""Spans for OpenTelemetry, of publishing and of streams, where ``opentelemetry-api`` is installed.
 
 *Publishing*: a ``PRODUCER`` span named ``publish`` around the hand-over to the broker, after the
-semantic conventions of messaging. The topic is no part of its name, since topics carry keys
-(``shop:17:orders``) and names are to be few. What the broker's client does is within it.
+semantic conventions for messaging. Its name does not have the topic, because topics contain keys
+(``shop:17:orders``) and span names should be few. Spans of the broker's client are within it.
 
-*Streams*: one span for each, made at its end from the moment it began, since a stream outlives what
-a collector is ready to wait for. Its kind is ``INTERNAL``: the ``SERVER`` span of the request belongs
-to the HTTP instrumentation, whose child it is, and a second one would count the request twice. The
-user is absent on purpose: who listens, and for how long, is nobody's business by default.
+*Streams*: one span for each, which is made at its end and begins when the stream began. A stream
+lives longer than a collector waits for a span. The kind is ``INTERNAL``, and the parent is the
+request's ``SERVER`` span of the HTTP instrumentation: a second ``SERVER`` span would count the
+request twice. The span does not have the user on purpose: by default, a trace should not say who
+reads what for how long.
 
-Without a configured SDK the API makes spans that record nothing.
+Without a configured SDK, the API makes spans that record nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _UID = "django_sse.contrib.opentelemetry"
 
 
 def register(provider: TracerProvider | None = None) -> None:
-    """Make spans, with the global provider unless another is given; done as the app is loaded."""
+    """Begin to make spans, with the global provider unless another is given; the app calls this."""
     unregister()
     spans = Spans(trace.get_tracer("django_sse", __version__, provider), own=provider is not None)
     publishing.watcher = spans.publishing
@@ -38,7 +39,7 @@ def register(provider: TracerProvider | None = None) -> None:
 
 
 def unregister() -> None:
-    """Make no more spans; publishing and streams cost nothing more then."""
+    """Stop to make spans. Publishing and streams then cost nothing more."""
     if isinstance(getattr(publishing.watcher, "__self__", None), Spans):
         publishing.watcher = None
     stream_closed.disconnect(dispatch_uid=_UID)
@@ -53,9 +54,9 @@ class Spans:
 
     @contextmanager
     def publishing(self, topics: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
-        """Span a hand-over to the broker; an exception makes it an error."""
+        """Make a span around a hand-over to the broker; an exception makes it an error."""
         if not self._own and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            # The library is installed, and nobody has set it up: spans would go nowhere.
+            # The library is installed and not set up, so spans would not be recorded.
             yield lambda event_id: None
             return
         attributes: dict[str, Any] = {
@@ -79,14 +80,14 @@ class Spans:
     async def on_closed(
         self, sender: type, *, view: Any, reason: str, duration: float, **kwargs: Any
     ) -> None:
-        """Span a stream that has ended."""
+        """Make the span of a stream that has ended."""
         end = time.time_ns()
         match = view.request.resolver_match
         attributes = {
             "django_sse.view": f"{sender.__module__}.{sender.__qualname__}",
             "django_sse.close_reason": reason,
         }
-        # Routed by Channels, there is no resolver match.
+        # A stream that Channels routes has no resolver match.
         name = "stream"
         if match is not None:
             attributes["http.route"] = f"/{match.route}"

@@ -1,14 +1,15 @@
-"""The numbers of ``django_sse.stats()`` as Prometheus metrics, where ``prometheus_client`` is installed.
+"""The numbers of ``django_sse.stats()`` as Prometheus metrics, where ``prometheus_client`` is
+installed.
 
-They are in the default registry once the app is loaded, so whatever exposes that one
-(``start_http_server()``, ``make_asgi_app()``, django-prometheus) shows them too. Each scrape reads
-the numbers of the process that answers it: give each worker a port of its own to be scraped on.
+They are in the default registry once the app is loaded, so everything that exposes this registry
+(``start_http_server()``, ``make_asgi_app()``, django-prometheus) shows them. Each scrape reads the
+numbers of the process that answers it: give each worker a port of its own to be scraped on.
 
 *Multiprocess mode* (``PROMETHEUS_MULTIPROC_DIR``) collects from files that only the library's own
-metric classes write, into a registry of its own. Custom collectors such as this one have no part in
-it: ``registry.register(SSECollector())`` beside the ``MultiProcessCollector`` would add the numbers
-of the one process that happens to answer, and nothing of the others. ``manage.py sse_stats
---json`` has those of all processes.
+metric classes write, into a registry of its own. It does not support custom collectors such as this
+one: ``registry.register(SSECollector())`` beside the ``MultiProcessCollector`` would add the
+numbers of the one process that answers, and not those of the others. ``manage.py sse_stats --json``
+has the numbers of all processes.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from django_sse.monitoring.metrics import REASONS, counters
 
 
 class SSECollector(Collector):
-    """Reads what is counted anyway when it is scraped; costs streams nothing."""
+    """Reads the counters when it is scraped, so it costs streams nothing."""
 
     def describe(self) -> Iterator[Metric]:
-        """Tell the names; the registry refuses others of the same name."""
+        """Return the metrics' names; the registry refuses other metrics with the same name."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """Tell the numbers of this moment."""
+        """Return the present numbers."""
         yield GaugeMetricFamily(
             "django_sse_streams_open", "Streams that are open in this process.", value=len(roster)
         )
@@ -38,7 +39,7 @@ class SSECollector(Collector):
         closed = CounterMetricFamily(
             "django_sse_streams_closed", "Streams that ended, by close reason.", labels=["reason"]
         )
-        # Also those that have not happened: a rate needs a first value to start from.
+        # Also report reasons that have not occurred: a rate needs a first value.
         for reason in REASONS:
             closed.add_metric([reason], counters.closed[reason])
         yield closed
@@ -57,14 +58,14 @@ _registered_in: list[CollectorRegistry] = []
 
 
 def register(registry: CollectorRegistry = REGISTRY) -> None:
-    """Put the metrics into a registry; done for the default one as the app is loaded."""
+    """Put the metrics into a registry; the app does this for the default one."""
     if registry not in _registered_in:
         registry.register(_collector)
         _registered_in.append(registry)
 
 
 def unregister(registry: CollectorRegistry = REGISTRY) -> None:
-    """Take the metrics out of a registry; nothing happens where they are not in it."""
+    """Take the metrics out of a registry; do nothing if they are not in it."""
     if registry in _registered_in:
         _registered_in.remove(registry)
         registry.unregister(_collector)

@@ -1,22 +1,22 @@
-"""Text for a terminal, whoever it comes from."""
+"""Makes text from clients and publishers safe for a terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# Would turn the order in which what follows is shown.
+# These characters would change the order in which the text after them is shown.
 _BIDIRECTIONAL = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def harmless(text: str) -> str:
-    """Return ``text`` with what would steer a terminal written out, as ``\\x1b`` for example."""
+    """Return ``text`` with characters that control a terminal written out, for example as ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(ascii(it)[1:-1] if _steers(it) else it for it in text)
 
 
 def harmless_json(text: str) -> str:
-    """Do the same with JSON, as JSON knows it; what it stands for stays the same."""
+    """Do the same with JSON text, by JSON's own escapes, so that its value stays the same."""
     return "".join(f"\\u{ord(it):04x}" if _steers(it) else it for it in text)
 
 

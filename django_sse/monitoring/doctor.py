@@ -1,4 +1,4 @@
-"""What stands between a browser and a stream, in plain words."""
+"""The doctor: finds what keeps a browser from a stream, and says it in plain words."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from django_sse.wire.events import CONTENT_TYPE
 
 from .probe import Observation, observe, protocol
 
-#: Redirects that are followed.
+#: How many redirects it follows.
 MAX_REDIRECTS = 5
-#: Seconds after its head in which a stream's first bytes have to be there.
+#: Seconds after the headers within which a stream's first bytes must arrive.
 FIRST_BYTES_SECONDS = 2.0
-#: Seconds of silence from which on something on the way may take the connection for dead.
+#: Seconds of silence after which a proxy may take the connection for dead.
 SILENCE_SECONDS = 30.0
-#: Seconds of silence before a cut that make it look like a time limit.
+#: Seconds of silence before a connection was cut from which on that looks like a time limit.
 IDLE_SECONDS = 2.0
-#: Bytes that arrive within so many seconds arrived together.
+#: Bytes that arrive within this many seconds count as arriving together.
 LUMP_SECONDS = 0.05
 
 NGINX_BUFFERING = (
     "nginx: take out `proxy_ignore_headers X-Accel-Buffering`, or say `proxy_buffering off;` where "
     "the streams are. Others: switch the buffering of responses off for text/event-stream."
 )
-# A name of its own, not a part of "lessons"; or what login pages are told.
+# A whole name ("sso" is in "lessons", too), or the parameter of Django's login pages.
 _LOGIN_PAGE = re.compile(
     r"(?<![a-z])(login|log-in|signin|sign-in|sso)(?![a-z])|[?&]next=", re.IGNORECASE
 )
 LOGIN = "Give it what the browser has, for example --header 'Cookie: sessionid=…'."
 
 
-# What to do about an answer, where that is not plain.
+# The remedy for a status, where it is not obvious.
 _REMEDIES = {
     400: "Where this is Django's, its log tells why: often the host is not in ALLOWED_HOSTS.",
     404: "See the address, its last slash included, and what urls.py has; a connect() may say so too.",
@@ -48,7 +48,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: ``level`` is ``ok``, ``note`` or ``problem``."""
+    """One finding; ``level`` is ``ok``, ``note`` or ``problem``."""
 
     code: str
     level: str
@@ -58,14 +58,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found at an address."""
+    """All findings for an address."""
 
     url: str
     findings: list[Finding]
 
     @property
     def problems(self) -> list[Finding]:
-        """What has to be mended."""
+        """The findings that are problems."""
         return [finding for finding in self.findings if finding.level == "problem"]
 
 
@@ -76,11 +76,11 @@ def examine(
     seconds: float = 35.0,
     insecure: bool = False,
 ) -> Diagnosis:
-    """Connect like a browser, listen for ``seconds``, and say what is wrong.
+    """Connect like a browser, listen for ``seconds``, and return the findings.
 
-    Takes twice as long where the stream arrives compressed: the second time, it is asked for
-    without, to see what else there is. ``insecure`` accepts any certificate. Raises ``ValueError``
-    for an address or headers that cannot be asked.
+    Takes twice as long where the stream arrives compressed: the second request asks for it without
+    compression, to find other problems. ``insecure`` accepts any certificate. Raises ``ValueError``
+    for an address or headers that cannot be sent.
     """
     given = dict(headers or {})
     findings: list[Finding] = []
@@ -98,7 +98,7 @@ def examine(
         findings.append(Finding("redirects", "problem", f"More than {MAX_REDIRECTS} redirects."))
         return Diagnosis(url, findings)
     if not seen.status and seen.failure is None:
-        # Nothing came, not even a head. HEAD has no body that anybody could wait for.
+        # Not even headers came. Ask by HEAD, which has no body that a proxy could wait for.
         head = observe(url, headers=given, seconds=0, method="HEAD", insecure=insecure)
         findings.append(_no_head(seen, head))
         return Diagnosis(url, findings)
@@ -263,7 +263,7 @@ def _headers(seen: Observation) -> Iterator[Finding]:
 
 
 def _come_back_later(seen: Observation) -> Finding | None:
-    """Return what a stream means that ends at once with nothing but a time to come back."""
+    """Return the finding for a stream that ends at once and has only a reconnection time; else ``None``."""
     at_once = seen.over_at - seen.head_at < FIRST_BYTES_SECONDS and not seen.cut
     has_data = any(event.data is not None for _, event in seen.events)
     if not seen.ended or not at_once or has_data or seen.retry is None:
@@ -355,7 +355,7 @@ def _end(seen: Observation, *, silence: float) -> Finding:
 
 
 def _held_back(seen: Observation) -> str | None:
-    """Return, in words, what arrived together though it was not sent together."""
+    """Return, in words, what arrived together although it was sent at different times; else ``None``."""
     lumps: list[list[int]] = []
     last = None
     for number, (at, _) in enumerate(seen.events):
@@ -368,7 +368,7 @@ def _held_back(seen: Observation) -> str | None:
         events = [seen.events[number][1] for number in lump]
         ids = [EventId.parse(event.id) for event in events if event.id is not None]
         times = [event_id.milliseconds for event_id in ids if event_id is not None]
-        # The first lump may hold what a resuming client had missed.
+        # The first lump may have the events that a resuming client had missed.
         if lump is not lumps[0] and times and max(times) - min(times) > 1000:
             return f"{(max(times) - min(times)) / 1000:.1f} s"
         beats = [event.comments for event in events if event.data is None and event.comments]

@@ -1,4 +1,4 @@
-"""What happened in this process, counted."""
+"""The counters of this process, and ``stats()``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 from django_sse.connection.roster import roster
 
-#: Why streams end: what ``close_reason`` may be.
+#: The values of ``close_reason``.
 REASONS = (
     "completed",
     "client",
@@ -22,7 +22,7 @@ REASONS = (
 
 
 class Counters:
-    """Numbers since the process began. Those of streams are written by their event loops only."""
+    """Numbers since the process began. Only event loops write those of streams, so they need no lock."""
 
     def __init__(self) -> None:
         self.opened = 0
@@ -34,7 +34,7 @@ class Counters:
         self._lock = threading.Lock()
 
     def add_published(self) -> None:
-        """Count an event that the broker took; from any thread."""
+        """Count an event that the broker has taken. Safe from any thread."""
         with self._lock:
             self.published += 1
 
@@ -45,10 +45,15 @@ counters = Counters()
 def stats() -> dict[str, int]:
     """Return the numbers of this process since it began, as a plain dict.
 
-    ``open``: streams of this moment; ``opened``, ``closed``, ``refused``: streams; ``completed``,
-    ``client``, … ``revoked``: those that were closed, by ``close_reason`` (``closed_by_view``,
-    ``errors`` and ``overflowed`` for ``closed``, ``error`` and ``overflow``); ``sent``: events given to connections, not counting heartbeats;
-    ``dropped``: events that slow clients did not get; ``published``: events of this process.
+    - ``open``: streams that are open now;
+    - ``opened``, ``closed``, ``refused``: streams that were opened, closed and refused;
+    - ``completed``, ``client``, ``closed_by_view``, ``errors``, ``overflowed``, ``stalled``,
+      ``shutdown``, ``expired``, ``revoked``: closed streams by ``close_reason``
+      (``closed_by_view``, ``errors`` and ``overflowed`` are ``closed``, ``error`` and
+      ``overflow``);
+    - ``sent``: events given to connections, without heartbeats;
+    - ``dropped``: events that slow clients did not get;
+    - ``published``: events that this process has published.
     """
     closed = counters.closed
     return {

@@ -1,6 +1,6 @@
-"""One request for a stream, as a browser makes it, and when which of its bytes arrived.
+"""Requests a stream as a browser does, and notes which bytes arrive when.
 
-Uses the standard library alone, and knows nothing of Django.
+Uses only the standard library, and knows nothing of Django.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from urllib.parse import quote, urlsplit
 
 from django_sse.wire.events import CONTENT_TYPE, EventDecoder, ServerSentEvent
 
-#: Seconds for which the head of a response is waited for: as long as is listened, within these.
+#: The least and the most seconds to wait for the headers; within them, as long as it listens.
 HEAD_SECONDS = (2.0, 10.0)
-#: What an ``EventSource`` sends. Where a stream comes encoded otherwise than can be undone here, it
-#: is asked for again.
+#: The headers of an ``EventSource``. A stream whose encoding cannot be decoded here is requested
+#: again without one.
 BROWSER_HEADERS = {
     "Accept": CONTENT_TYPE,
     "Accept-Encoding": "gzip, deflate, br, zstd",
     "Cache-Control": "no-cache",
     "User-Agent": "Mozilla/5.0 (compatible; django_sse sse_doctor)",
 }
-#: Bytes of the body that are kept to be looked at.
+#: How many bytes of the body are kept.
 KEPT = 2048
 
 
 @dataclass
 class Observation:
-    """What came of one request. Times are seconds since it was sent."""
+    """The outcome of one request. Times are seconds since it was sent."""
 
-    #: Why there is no response, in words; ``None`` where there is one, or none in time.
+    #: Why there is no response, in words; ``None`` if there is one, or if none came in time.
     failure: str | None = None
-    #: 0 where no response came in time.
+    #: 0 if no response came in time.
     status: int = 0
     reason: str = ""
     #: 10 or 11.
     version: int = 11
-    #: By lower-case name.
+    #: The headers, by lower-case name.
     headers: dict[str, str] = field(default_factory=dict)
     head_at: float = 0.0
     #: When each piece of the body arrived.
@@ -51,10 +51,10 @@ class Observation:
     start: bytes = b""
     retry: int | None = None
     last_id: str = ""
-    #: Whether the response ended, and whether it did in the middle.
+    #: Whether the response ended, and whether it was cut off.
     ended: bool = False
     cut: bool = False
-    #: When it ended, or when listening did.
+    #: When the response or the listening ended.
     over_at: float = 0.0
 
     @property
@@ -73,7 +73,7 @@ def observe(
 ) -> Observation:
     """Make a request, and listen to its response for ``seconds`` or until it ends.
 
-    Raises ``ValueError`` for an address or headers that cannot be asked.
+    Raises ``ValueError`` for an address or headers that cannot be sent.
     """
     least, most = HEAD_SECONDS
     timeout = min(max(seconds, least), most)
@@ -81,7 +81,7 @@ def observe(
     seen = Observation()
     began = time.monotonic()
     try:
-        # As browsers send it; http.client would refuse what is not Latin-1.
+        # Browsers send UTF-8. http.client would refuse a str that is not Latin-1.
         sent = {n: v.encode() for n, v in {**BROWSER_HEADERS, **headers}.items()}
         connection.request(method, _target(url), headers=sent)
         stream: socket.socket = connection.sock
@@ -129,7 +129,7 @@ def _in_words(error: Exception) -> str:
 
 
 def protocol(url: str, *, insecure: bool = False) -> str:
-    """Return what a browser would speak there: ``"h2"`` or ``"http/1.1"``."""
+    """Return the protocol that a browser would use there: ``"h2"`` or ``"http/1.1"``."""
     parts = urlsplit(url)
     if parts.scheme != "https" or parts.hostname is None:
         return "http/1.1"
@@ -179,7 +179,7 @@ def _listen(
 
 
 class _Inflate:
-    """Undoes gzip and deflate piece by piece, also where each piece is compressed by itself."""
+    """Decodes gzip and deflate piece by piece, also where each piece was compressed separately."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(47)
@@ -190,7 +190,7 @@ class _Inflate:
             try:
                 plain += self._member.decompress(data)
             except zlib.error:
-                return plain  # What was seen of it says enough.
+                return plain  # The bytes so far are enough for a finding.
             data = self._member.unused_data
             if self._member.eof:
                 self._member = zlib.decompressobj(47)

@@ -25,14 +25,15 @@ logger = logging.getLogger("django_sse")
 def sse_url(
     context: template.Context, name: str, *args: Any, ticket: bool = False, **kwargs: Any
 ) -> str:
-    """Return a stream's address with the cursor of this moment: ``{% sse_url 'orders' shop=1 %}``.
+    """Return a stream's address with the newest event's id: ``{% sse_url 'orders' shop=1 %}``.
 
-    A page that shows the state of this moment and connects there misses nothing that is published
-    between its rendering and its connecting. Where the broker is away, the address comes without
-    a cursor, and the stream begins with its snapshot. Takes what ``{% url %}`` does.
+    A page that shows the present state and connects to this address misses no event that is
+    published between its rendering and its connecting. While the broker is away, the address does
+    not have the id, and the stream begins with its snapshot. Takes the same arguments as ``{% url
+    %}``.
 
     With ``ticket=True``, the address also has a ticket of ``request.user``, for streams that have
-    ``TicketAuthentication``; none for anonymous visitors. Such a page must not be cached.
+    ``TicketAuthentication``; not for anonymous visitors. Such a page must not be cached.
     """
     path = address = reverse(name, args=args, kwargs=kwargs)
     try:
@@ -45,9 +46,9 @@ def sse_url(
                 f"{{% sse_url {name!r} ticket=True %}} needs the request in its context: render "
                 "with it, and have django.template.context_processors.request in TEMPLATES."
             )
-        # Where there is no ticket for nobody, the stream decides on nobody by itself.
+        # An anonymous visitor gets no ticket, and the stream decides whether to accept the visitor.
         with contextlib.suppress(ValueError):
             address = with_ticket(address, make_ticket(context["request"].user, path))
-    # Escaped, the "&" of two parameters would be wrong within a script. As it is, it is right
-    # there and in attributes, and nothing else here needs escaping unless the path does.
+    # An escaped "&" would be wrong within a script. Unescaped, it is right there and in attributes.
+    # Only the path may have other characters that need escaping.
     return mark_safe(address) if escape(path) == path else address  # noqa: S308

@@ -1,4 +1,4 @@
-"""Connect to streams in tests: no socket, no server, endless streams included."""
+"""Connect to streams in tests, endless ones too, without a socket or a server."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ from django_sse.topics.hub import close_idle_hub
 from django_sse.views import SSEView
 from django_sse.wire.events import EventDecoder, ServerSentEvent
 
-#: Seconds that a test waits where it does not say otherwise.
+#: Seconds for which a test waits by default.
 TIMEOUT = 5.0
 
-# Messages that the application may be ahead of the test; then its send() waits, as on a server.
+# How many messages the application may send that the test has not read; then its send() waits, as
+# on a server.
 _AHEAD = 16
 
 
@@ -43,9 +44,9 @@ class StreamEnded(AssertionError):
     """Raised when a test waits for an event of a response that has ended."""
 
 
-#: Seconds for which connect() waits for the stream's topics.
+#: Seconds for which connect() waits until the stream's topics are subscribed.
 SUBSCRIBED = 1.0
-#: The key in a scope by which a client knows its stream.
+#: The key in a scope by which a client finds its stream.
 MARK = "django_sse.testing"
 
 
@@ -90,14 +91,15 @@ class StreamClient:
 
     @property
     def retry(self) -> int | None:
-        """The milliseconds that a browser would wait before it reconnects; ``None`` if untold."""
+        """The milliseconds that a browser would wait before it reconnects; ``None`` if not sent."""
         return self._decoder.retry
 
     @property
     def failure(self) -> Exception | None:
-        """What ``stream()``, ``disconnect()`` or a handler has raised, or ``None``.
+        """The exception of ``stream()``, ``disconnect()`` or a handler, or ``None``.
 
-        What a test has not looked at here is raised as it leaves the block of ``connect()``.
+        If the test does not read this property, ``connect()`` raises the exception at the end of
+        its block.
         """
         if not self._failures:
             return None
@@ -105,7 +107,7 @@ class StreamClient:
         return self._failures[0]
 
     def unknown_failure(self) -> Exception | None:
-        """Return what was raised and has neither been looked at nor raised in the test."""
+        """Return the stream's exception if the test has not seen it yet."""
         return self._failures[0] if self._failures and not self._failure_is_known else None
 
     async def receive(self, timeout: float = TIMEOUT) -> ServerSentEvent:
@@ -121,9 +123,9 @@ class StreamClient:
         return await self._next(timeout, dispatched=False)
 
     async def receive_nothing(self, timeout: float = 0.1) -> None:
-        """Assert that no event with ``data`` comes within ``timeout`` seconds; an end is allowed.
+        """Assert that no event with ``data`` comes within ``timeout`` seconds; the stream may end.
 
-        Not the end of a stream that has failed: ``StreamEnded`` is raised then.
+        Raises ``StreamEnded`` where the stream ends because it failed.
         """
         try:
             event = await self._next(timeout, dispatched=True)
@@ -138,7 +140,7 @@ class StreamClient:
     async def receive_end(self, timeout: float = TIMEOUT) -> None:
         """Assert that the response ends within ``timeout`` seconds, with no further event.
 
-        Raises ``StreamEnded`` where it ends since the stream has failed.
+        Raises ``StreamEnded`` where the stream ends because it failed.
         """
         try:
             event = await self._next(timeout, dispatched=True)
@@ -163,13 +165,14 @@ class StreamClient:
         return self.received
 
     async def json(self) -> Any:
-        """Return the decoded JSON body of an ordinary response, of a refusal for example."""
+        """Return the decoded JSON body of an ordinary response, for example of a refusal."""
         return json_module.loads(await self.read())
 
     async def disconnect(self, timeout: float = TIMEOUT) -> None:
-        """Leave, as a client that closes its connection, and wait for the view's end.
+        """Disconnect like a client that closes its connection, and wait for the application's end.
 
-        Raises what the application raised, and ``AssertionError`` when it does not end.
+        Raises the application's exception, and ``AssertionError`` when it does not end within
+        ``timeout`` seconds.
         """
         async with self._change:
             self._gone = True
@@ -203,7 +206,8 @@ class StreamClient:
         pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in message["headers"]]
         self.cookies = [value for name, value in pairs if name.lower() == "set-cookie"]
         self.headers = CaseInsensitiveMapping(dict(pairs))
-        # What a test publishes from here on is to arrive. Where the broker is away, it goes on.
+        # Wait for the topics, so that events which the test publishes from here on arrive. While
+        # the broker is away, do not wait for long.
         with suppress(TimeoutError):
             async with asyncio.timeout(min(timeout, SUBSCRIBED)):
                 while self._subscribing():  # noqa: ASYNC110 - the view knows nothing of tests
@@ -236,7 +240,7 @@ class StreamClient:
     async def _from_application(self, message: Any) -> None:
         async with self._change:
             await self._change.wait_for(lambda: self._gone or len(self._messages) < _AHEAD)
-            # To a client that has left, a server sends nothing, and says nothing.
+            # A server drops messages to a client that has left, without an error.
             if not self._gone:
                 self._messages.append(message)
                 self._change.notify_all()
@@ -276,7 +280,8 @@ class StreamClient:
         if message is None:
             self._ended = True
             assert self._task is not None
-            # Where it failed before the response's end, that is what the test wants to know.
+            # If the application failed before the end of the response, raise its exception in the
+            # test.
             await self._task
             return
         body = message.get("body", b"")
@@ -311,19 +316,19 @@ async def connect(
 ) -> AsyncIterator[StreamClient]:
     """Connect to ``path`` of an ASGI application, or to a view; yields a ``StreamClient``.
 
-    ``application`` is an ASGI application, an ``SSEView`` or its ``as_view(…)``; a view is served
-    without middleware and ``urls.py``, with ``kwargs`` as its URL's arguments. ``user`` is logged
-    in with a session of its own (application), or taken as authenticated (view). ``json`` is sent
-    as the body. Leaving the block disconnects, and waits for the view's ``disconnect()``. An
-    application's ``user`` passes the CSRF protection unless ``enforce_csrf_checks``, as with
-    Django's test client.
+    ``application`` is an ASGI application, an ``SSEView`` or its ``as_view(…)``. A view is served
+    without middleware and ``urls.py``, with ``kwargs`` as its URL's arguments. With an application,
+    ``user`` is logged in with a session of its own; with a view, ``user`` counts as authenticated.
+    ``json`` is sent as the body. The end of the block disconnects, and waits for the view's
+    ``disconnect()``. As with Django's test client, an application's ``user`` passes the CSRF
+    protection unless ``enforce_csrf_checks``.
 
     Streams read the database in threads: a test that writes to it needs
     ``@pytest.mark.django_db(transaction=True)``, or a ``TransactionTestCase``.
 
-    Raises what the application and the stream raise, as the block is left, and ``AssertionError``
-    when no response begins within ``timeout`` seconds. What ``connect()`` raises is a response
-    with the status 500, as to a client.
+    At the end of the block, this raises the exceptions of the application and of the stream. It
+    raises ``AssertionError`` when no response begins within ``timeout`` seconds. An exception in
+    the view's ``connect()`` becomes a response with the status 500, as for any client.
     """
     sent = {name.lower(): value for name, value in (headers or {}).items()}
     if json is not None:
@@ -365,7 +370,7 @@ async def connect(
         yield client
     finally:
         await client.disconnect()
-    # Not where the test fails by itself.
+    # Not reached where the test fails by itself.
     if failure := client.unknown_failure():
         raise failure
 
@@ -400,7 +405,7 @@ async def _session_cookie(user: Any, csrf_token: str | None) -> str:
 
 
 class _TestedView(ViewHandler):
-    """A view with a user that every authentication class would have found."""
+    """Serves a view whose user counts as authenticated, whatever its authentication classes are."""
 
     def __init__(self, view: Any, user: Any) -> None:
         super().__init__(view)
@@ -421,11 +426,11 @@ class Published(NamedTuple):
 
 
 class CapturingBroker(MemoryBroker):
-    """Notes what is published, and hands it to the streams of this process."""
+    """A ``MemoryBroker`` that also keeps a list of the published events."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: What was published so far, in order. May be cleared.
+        #: The events that were published so far, in order. A test may clear it.
         self.published: list[Published] = []
 
     def publish(
@@ -437,7 +442,7 @@ class CapturingBroker(MemoryBroker):
         *,
         timeout: float,
     ) -> EventId:
-        """Note the event, and publish it."""
+        """Append the event to the list, and publish it."""
         event_id = super().publish(topics, head, tail, key, timeout=timeout)
         [event] = EventDecoder().feed(Message(event_id, tuple(topics), head, tail).encode())
         self.published.append(Published(tuple(topics), event, key))
@@ -446,11 +451,13 @@ class CapturingBroker(MemoryBroker):
 
 @contextmanager
 def capture_published() -> Iterator[list[Published]]:
-    """Collect what is published within the block, whatever ``DJANGO_SSE["BROKER"]`` says.
+    """Collect the events that are published within the block, whatever ``DJANGO_SSE["BROKER"]``
+    says.
 
-    No broker need run; streams that are connected to in the block get the events. In a test that
-    runs in Django's own transaction, what waits for a transaction that the test itself opens is
-    captured when ``captureOnCommitCallbacks(execute=True)`` runs it, as everywhere in Django.
+    No broker has to run. Streams that connect within the block get the events. In a test that runs
+    in Django's own transaction, an event that waits for the commit of a transaction of the test's
+    own is captured when ``captureOnCommitCallbacks(execute=True)`` runs it, as everywhere in
+    Django.
     """
     broker = CapturingBroker()
     previous = use_broker(broker)

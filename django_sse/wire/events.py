@@ -16,14 +16,14 @@ from django_sse.exceptions import InvalidEvent
 #: The media type of an event stream (WHATWG HTML, 9.2.5).
 CONTENT_TYPE = "text/event-stream"
 
-# Longer runs of digits are no waiting time that any client could keep.
+# No client could wait for longer.
 _MAX_RETRY = 2**63 - 1
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class ServerSentEvent:
-    """One event, checked when it is made, so that what exists can be sent.
+    """One event. It is checked when it is made, so that every event can be sent.
 
     ``data`` is text, or an object that a view's serializer turns into text; ``None`` leaves the
     field out, and browsers dispatch nothing then. ``retry`` is a whole number of milliseconds or
@@ -51,10 +51,10 @@ class ServerSentEvent:
         comments: str | None = None,
     ) -> None:
         wait = check_fields(data, event, id, retry, comments)
-        # isinstance() would evaluate a lazy object, which may take a query.
+        # isinstance() would evaluate one of Django's lazy objects, which may make a query.
         if issubclass(type(data), str):
             _check_text("data", data)
-        # The class is frozen, and the only place that may write to it is here.
+        # The class is frozen; only this method may set its attributes.
         put = object.__setattr__
         put(self, "data", data)
         put(self, "event", event)
@@ -110,10 +110,10 @@ def encode_fields(
     retry: int | None = None,
     comments: str | None = None,
 ) -> bytes:
-    """Return the block of these fields, in the order event, data, id, retry, comments.
+    """Return the encoded event, its fields in the order event, data, id, retry, comments.
 
-    The fields are taken as checked, save that text which is not valid Unicode raises
-    ``InvalidEvent``.
+    The caller has checked the fields with ``check_fields()``, except for the Unicode text: if it is
+    not valid, this raises ``InvalidEvent``.
     """
     head = encode_head(data, event)
     if id is None and retry is None and comments is None:
@@ -192,12 +192,13 @@ def _check_text(field: str, value: Any) -> None:
 
 
 def _field(name: str, value: str) -> bytes:
-    # A client takes away one space after the colon, so the value's own spaces survive. Joined, not
-    # formatted: a str that is also an Enum would be formatted as the name of its member.
+    # A client removes one space after the colon, so the value keeps its own spaces. The parts are
+    # joined and not formatted, because a str that is also an Enum would be formatted as its
+    # member's name.
     try:
         return (name + ": " + value + "\n" if value else name + ":\n").encode()
     except UnicodeEncodeError:
-        return _utf8(name or "comments", value)  # It raises.
+        return _utf8(name or "comments", value)  # This raises InvalidEvent.
 
 
 def _utf8(field: str, value: str) -> bytes:
@@ -213,14 +214,14 @@ def _utf8(field: str, value: str) -> bytes:
 
 
 class EventDecoder:
-    """Turns the bytes of an event stream into events, however they are cut into chunks.
+    """Turns the bytes of an event stream into events, wherever they are cut into chunks.
 
-    ``last_event_id`` is what a browser would send as ``Last-Event-ID``; it outlives the block
-    that set it. ``retry`` is the last reconnection time in milliseconds, or ``None``.
+    ``last_event_id`` is what a browser would send as ``Last-Event-ID``; it stays until a later
+    event sets another. ``retry`` is the last reconnection time in milliseconds, or ``None``.
 
     Every block with at least one known field or comment is returned, also those that a browser
-    does not dispatch: a block is dispatched when its ``data`` is not ``None``. A block that the
-    stream's end cut off is never returned.
+    does not dispatch: a browser dispatches a block whose ``data`` is not ``None``. A block that the
+    end of the stream has cut off is never returned.
 
     Source: WHATWG HTML, 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an event stream".
     """
@@ -228,7 +229,7 @@ class EventDecoder:
     __slots__ = ("_after_cr", "_block", "_decoder", "_line", "_started", "last_event_id", "retry")
 
     def __init__(self) -> None:
-        # Bytes that are no UTF-8 become U+FFFD, as the standard's "UTF-8 decode" has it.
+        # Bytes that are not UTF-8 become U+FFFD, as in the standard's "UTF-8 decode".
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line: list[str] = []
         self._after_cr = False
@@ -242,10 +243,10 @@ class EventDecoder:
         text = self._decoder.decode(data)
         if text and not self._started:
             self._started = True
-            # One byte order mark is allowed, and only as the very first character.
+            # The standard allows one byte order mark, as the first character.
             text = text.removeprefix("\ufeff")
         if text and self._after_cr:
-            # The chunk before ended in CR, which ended a line already; this LF belongs to it.
+            # The chunk before ended in CR, which has ended the line. This LF belongs to that CR.
             self._after_cr = False
             text = text.removeprefix("\n")
         if not text:
@@ -267,7 +268,7 @@ class EventDecoder:
         if line:
             self._block.take(line)
             if self._block.retry is not None:
-                # The one field that holds at once, even if its block is never completed.
+                # The retry field takes effect at once, even if its block is never completed.
                 self.retry = self._block.retry
             return None
         block, self._block = self._block, _Block()
@@ -299,7 +300,7 @@ class _Block:
             case "id" if "\0" not in value:
                 self.id = value
             case "retry" if value.isascii() and value.isdigit():
-                # More digits than that are out of range anyway, and costly to read.
+                # More digits are out of range, and costly to convert.
                 digits = value.lstrip("0")[:20] or "0"
                 self.retry = min(int(digits), _MAX_RETRY)
             case "":

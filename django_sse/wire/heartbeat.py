@@ -1,4 +1,4 @@
-"""Heartbeats: what keeps proxies from closing a quiet stream, and shows that a client has gone."""
+"""The declaration of a heartbeat, which keeps proxies from closing a quiet stream and finds lost clients."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ EventProvider = Callable[[], ServerSentEvent | Awaitable[ServerSentEvent]]
 
 @dataclass(frozen=True, slots=True, init=False)
 class Heartbeat:
-    """How often a stream sends a sign of life, and which.
+    """How often a stream sends a heartbeat, and which event it sends.
 
-    ``period`` is in seconds, or a ``timedelta``; ``None`` and ``0`` turn heartbeats off.
-    ``event`` is a ``ServerSentEvent``, a dict of its fields, a callable that returns a
-    ``ServerSentEvent`` (sync, then it must not block; or async), or a callable's dotted path. By
-    default it is the comment ``heartbeat``, which browsers ignore.
+    ``period`` is in seconds, or a ``timedelta``; ``None`` and ``0`` turn heartbeats off. ``event``
+    is a ``ServerSentEvent``, a dict of its fields, a callable that returns a ``ServerSentEvent``,
+    or the callable's dotted path. The callable may be async; a synchronous one must not block. By
+    default the event is the comment ``heartbeat``, which browsers ignore.
 
     Raises ``ImproperlyConfigured`` for anything else, and for an event that cannot be sent.
     """
@@ -45,14 +45,19 @@ class Heartbeat:
     ) -> None:
         object.__setattr__(self, "period", check_period("A heartbeat's period", period))
         object.__setattr__(self, "event", check_event("A heartbeat's event", event))
-        # The same bytes for every beat of every stream; only objects need the view's serializer.
+        # Encode the event once for all beats of all streams. Only an object needs the view's
+        # serializer.
         object.__setattr__(self, "encoded", _encoded(self.event))
 
     def __bool__(self) -> bool:
+        """Return whether the heartbeat is on."""
         return self.period > 0
 
     def provider(self) -> EventProvider:
-        """Return the callable that gives the event of a beat; imports a dotted path."""
+        """Return a callable that returns the event of a beat.
+
+        Imports a dotted path; raises ``ImproperlyConfigured`` if that fails.
+        """
         event = self.event
         if isinstance(event, ServerSentEvent):
             return functools.partial(_same, event)

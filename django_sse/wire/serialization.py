@@ -1,4 +1,4 @@
-"""From objects to text: the serializer of a type is found, bound once, and rendered."""
+"""From objects to text: find the serializer of a type, bind it once, and render its data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from django_sse.exceptions import SerializerNotFound
 SerializerClass = type[BaseSerializer[Any]]
 S = TypeVar("S", bound=SerializerClass)
 
-#: Proxies of proxies that are looked through.
+#: How many proxies around each other ``look_through()`` follows.
 MAX_PROXIES = 8
 
 #: The project-wide registry, filled by ``@serializes``.
 registry: dict[type, SerializerClass] = {}
 
-# What DRF's JSON encoder writes of its own accord. Its last resorts (anything that can be iterated,
-# or has a `tolist()`) are left out on purpose: they would guess what may be seen of an object.
+# The types that DRF's JSON encoder writes by itself. Its last resorts (objects that can be
+# iterated, or have a `tolist()`) are missing on purpose: they would guess which data of an object
+# clients may see.
 _SCALARS = (
     str,
     int,
@@ -50,9 +51,9 @@ _ARRAYS = (list, tuple, set, frozenset, QuerySet)
 def serializes(*types: type) -> Callable[[S], S]:
     """Register the decorated DRF serializer class for objects of ``types`` and their subclasses.
 
-    The module must be imported at start-up: ``serializers.py`` of an installed app is. The last
-    registration of a type wins. Raises ``ImproperlyConfigured`` unless types and a serializer
-    class are given.
+    Its module must be imported at start-up; Django imports ``serializers.py`` of each installed
+    app. The last registration of a type wins. Raises ``ImproperlyConfigured`` unless types and a
+    serializer class are given.
     """
     for given in types:
         if not isinstance(given, type):
@@ -81,9 +82,9 @@ def check_serializer(where: str, serializer_class: Any) -> None:
 class ObjectWriter:
     """Turns objects into text; one for each connection, and one for each thread that publishes.
 
-    Serializers are bound when their type is first met and then kept, with the context of the
-    owner: that costs a fifth of a serializer for each object, and a serializer whose fields
-    depend on its request is right.
+    A serializer is bound with the owner's context when its type first occurs, and is then kept.
+    That costs a fifth of making a serializer for each object, and a serializer whose fields depend
+    on the request is still right.
     """
 
     __slots__ = ("_bound", "_context", "_encode", "_overrides", "_owner", "_renderer")
@@ -111,7 +112,7 @@ class ObjectWriter:
         """
         if type(obj) is str:
             return obj
-        # A type that was met before is none of a proxy.
+        # A type that has a bound serializer is not a proxy's.
         serializer = self._bound.get(type(obj))
         if serializer is None:
             obj, kind = look_through(obj)
@@ -143,7 +144,7 @@ class ObjectWriter:
     def _serializer(self, kind: type) -> BaseSerializer[Any] | None:
         bound = self._bound.get(kind)
         if bound is None:
-            # That there is none is not kept: it may be registered later.
+            # Do not remember that a type has none: a serializer may be registered later.
             found = find_serializer(kind, self._overrides)
             if found is not None:
                 bound = self._bound[kind] = found(context=self._context())
@@ -183,9 +184,9 @@ def is_proxy(obj: Any) -> bool:
 def look_through(obj: Any) -> tuple[Any, type]:
     """Return the object that a proxy stands for, and its class; any other object as it is.
 
-    Known are Django's ``LazyObject`` and ``SimpleLazyObject``, which this evaluates, and proxies
-    that name their object ``__wrapped__``, as wrapt's do. Of others that claim the class of their
-    object, as ``weakref.proxy`` does, the proxy is returned, with that class.
+    It knows Django's ``LazyObject`` and ``SimpleLazyObject``, which it evaluates, and proxies whose
+    ``__wrapped__`` is their object, as wrapt's. For other proxies that claim the class of their
+    object, as ``weakref.proxy`` does, it returns the proxy and that class.
     """
     for _ in range(MAX_PROXIES):
         kind = type(obj)
@@ -204,7 +205,7 @@ def look_through(obj: Any) -> tuple[Any, type]:
 
 
 def evaluated(rows: QuerySet[Any]) -> list[Any]:
-    """Return the objects of a ``QuerySet``; goes to the database, and so into a thread."""
+    """Return the objects of a ``QuerySet``. This queries the database; run it in a thread."""
     return list(rows)
 
 
@@ -213,7 +214,8 @@ def find_serializer(
 ) -> SerializerClass | None:
     """Return the serializer class for ``kind``: the nearest class of its MRO that has one.
 
-    For the same class, ``overrides`` (a view's ``serializer_classes``) go before the registry.
+    For the same class, ``overrides`` (a view's ``serializer_classes``) take precedence over the
+    registry.
     """
     for base in kind.__mro__:
         found = overrides.get(base) or registry.get(base)
@@ -223,9 +225,11 @@ def find_serializer(
 
 
 def bound_encoder(renderer: BaseRenderer) -> Callable[[Any], str] | None:
-    """Return what writes the text that DRF's ``JSONRenderer`` would, with the encoder made once.
+    """Return a function that writes the same text as DRF's ``JSONRenderer``, with one encoder for
+    all calls.
 
-    ``None`` for a renderer with ways of its own. (DRF makes an encoder per call.)
+    DRF makes an encoder for each call. ``None`` for a renderer that overrides ``render()`` or
+    ``get_indent()``.
     """
     if (
         not isinstance(renderer, JSONRenderer)
@@ -242,7 +246,8 @@ def bound_encoder(renderer: BaseRenderer) -> Callable[[Any], str] | None:
     ).encode
 
     def write(data: Any) -> str:
-        # JSON allows these two, JavaScript before 2019 did not; DRF escapes them, so we do.
+        # DRF escapes these two characters, which JSON allows in strings and JavaScript did not
+        # before 2019.
         return encode(data).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
     return write

@@ -1,4 +1,4 @@
-"""``manage.py sse_doctor``: what stands between a browser and a stream."""
+"""``manage.py sse_doctor``: find what keeps a browser from a stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django_sse.monitoring.doctor import Finding, examine
 
 
 class Command(BaseCommand):
-    """Connects to a stream like a browser, and says what it found; fails where that is a problem."""
+    """Connects to a stream like a browser, and shows the findings; fails if there is a problem."""
 
     help = (
         "Connect to a stream like a browser, and say in plain words what stands between: login "
@@ -26,7 +26,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Describe the command line."""
+        """Add the command's arguments."""
         parser.add_argument("url", metavar="URL")
         parser.add_argument(
             "--header",
@@ -48,7 +48,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object: url, findings")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Examine, and report."""
+        """Examine the stream and the broker, and show the findings."""
         headers = {}
         for line in options["header"]:
             name, colon, value = line.partition(":")
@@ -87,7 +87,7 @@ class Command(BaseCommand):
 
 
 def _of_the_broker() -> list[Finding]:
-    """Return what the settings' broker has to be told of; from here, it may be out of reach."""
+    """Return findings about the broker of the settings, which this machine may not reach."""
     try:
         texts = get_broker().problems(timeout=conf.publish_timeout)
     except BrokerError as error:

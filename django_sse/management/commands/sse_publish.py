@@ -30,7 +30,7 @@ class Command(BaseCommand):
         return parser
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Describe the command line."""
+        """Add the command's arguments."""
         parser.add_argument("topic", metavar="TOPIC")
         parser.add_argument("data", metavar="DATA", nargs="?", help="the text; - is standard input")
         parser.add_argument("--event", help="the event's type; clients see 'message' without it")
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Publish, at once."""
+        """Publish the event at once, and show its id."""
         data = options["data"]
         if data is None or data == "-":
             data = sys.stdin.read().removesuffix("\n")
@@ -49,7 +49,8 @@ class Command(BaseCommand):
                 json.loads(data, parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
                 raise CommandError(f"DATA is no JSON: {error}") from error
-            # What it says is left as it is: numbers have any number of digits, and keys any order.
+            # Remove only the white space. To parse and write it again could change numbers with
+            # many digits.
             data = _SPACE.sub(lambda found: found[1] or "", data)
         if isinstance(get_broker(), MemoryBroker):
             self.stderr.write(
@@ -69,7 +70,7 @@ class Command(BaseCommand):
         self.stdout.write(str(event_id))
 
 
-# A text, or white space outside of one.
+# A string of JSON, or white space outside of one.
 _SPACE = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
 
 

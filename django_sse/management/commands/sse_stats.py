@@ -1,4 +1,4 @@
-"""``manage.py sse_stats``: the numbers of all processes that serve streams."""
+"""``manage.py sse_stats``: show the numbers of all processes that serve streams."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ COLUMNS = (
 
 
 class Command(BaseCommand):
-    """Asks all processes through the broker, and shows what they answer, and the sum."""
+    """Asks all processes through the broker, and shows their answers and the sum."""
 
     help = "Show how many streams the processes have, and what they have sent."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Describe the command line."""
+        """Add the command's arguments."""
         parser.add_argument(
             "--json", action="store_true", help="one JSON object a round: processes, total"
         )
@@ -56,7 +56,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Ask once, or again and again."""
+        """Ask once, or repeatedly with ``--watch``."""
         if isinstance(get_broker(), MemoryBroker):
             raise CommandError(
                 "The MemoryBroker belongs to one process: no server can be asked from here. Set "
@@ -70,7 +70,7 @@ class Command(BaseCommand):
                 try:
                     self._show(_ask(options["wait"]), as_json=options["json"])
                 except CommandError as error:
-                    self.stderr.write(str(error))  # It may come back.
+                    self.stderr.write(str(error))  # Go on: the broker may come back.
                 time.sleep(options["watch"])
 
     def _show(self, processes: Mapping[str, Mapping[str, int]], *, as_json: bool) -> None:
@@ -109,7 +109,7 @@ def _ask(wait: float) -> dict[str, dict[str, int]]:
             f"No process answered within {wait:g} s. Those that have no stream don't listen; one "
             "that is very busy may need a longer --wait."
         )
-    # A process with several event loops answers for each of them, with the same numbers.
+    # A process with several event loops answers once for each of them, with the same numbers.
     processes = {report["id"]: report for report in found}
     names = Counter(report["process"] for report in processes.values())
     return {

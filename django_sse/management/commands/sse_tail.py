@@ -1,4 +1,4 @@
-"""``manage.py sse_tail``: follow topics in the terminal."""
+"""``manage.py sse_tail``: show the events of topics in the terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         return parser
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Describe the command line."""
+        """Add the command's arguments."""
         parser.add_argument("topics", metavar="TOPIC", nargs="+")
         parser.add_argument("--since", metavar="ID", help="begin with what came after this event")
         parser.add_argument(
@@ -44,7 +44,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Follow."""
+        """Show events until ``--count`` is reached, or Ctrl+C."""
         try:
             topics = check_topics(options["topics"])
         except InvalidTopic as error:
@@ -69,13 +69,14 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             pass
         except BrokenPipeError:
-            # Whoever read has enough (`| head`). Python would fail again, as it flushes at its end.
+            # The reader of the pipe has ended (`| head`). Replace the output, or Python would fail
+            # again when it flushes at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     async def _follow(
         self, topics: Collection[str], since: EventId | None, count: int, *, as_json: bool
     ) -> None:
-        # The terminal is the only one who waits here, so the queue needs no bound of its own.
+        # Only the terminal slows this down, so the queue needs no bound.
         arrived: asyncio.Queue[Message | None] = asyncio.Queue()
         listener = get_broker().listen(arrived.put_nowait, lambda _: arrived.put_nowait(None))
         try:
