@@ -20,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+#: Pages for those who change the package; they have no examples to run.
+FOR_DEVELOPERS = [ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md"]
 
 #: The files that are added to by every block.
 ADDED_TO = {"project/settings.py"}

@@ -11,10 +11,12 @@ import re
 import signal
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,17 @@ import pytest
 import django_sse
 from django_sse.conf import DEFAULTS
 from django_sse.wire.events import EventDecoder, ServerSentEvent
-from tests.docs.pages import PAGES, README, ROOT, Block, Project, blocks, files, prose
+from tests.docs.pages import (
+    FOR_DEVELOPERS,
+    PAGES,
+    README,
+    ROOT,
+    Block,
+    Project,
+    blocks,
+    files,
+    prose,
+)
 from tests.support.servers import free_port, listens
 
 #: Pages whose examples are run as well as loaded: they need migrations, tables and a user.
@@ -93,7 +105,7 @@ def test_settings_in_examples_exist() -> None:
     assert set(re.findall(r'DJANGO_SSE\["(\w+)"\]', text)) - set(DEFAULTS) == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *FOR_DEVELOPERS], ids=lambda page: page.name)
 def test_links_resolve(page: Path) -> None:
     for link in LINK.findall(prose(page)):
         if link.startswith(("http://", "https://")):
@@ -103,6 +115,35 @@ def test_links_resolve(page: Path) -> None:
         assert target.exists(), f"{page.name} links to {link}"
         if anchor:
             assert anchor in anchors(target), f"{page.name} links to {link}"
+
+
+# What the pages for developers name: a path, or a path and a name that is defined there.
+MENTIONED = re.compile(
+    r"`((?:django_sse|tests|docs|benchmarks)/[\w./]+|[a-z_]+/[a-z_./]+\.py|[a-z_]+\.py)`"
+)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "architecture.md", *FOR_DEVELOPERS], ids=lambda page: page.name
+)
+def test_files_that_developers_are_sent_to_exist(page: Path) -> None:
+    found = set(MENTIONED.findall(page.read_text(encoding="utf-8"))) - {"urls.py"}
+    assert found
+    package, tests = ROOT / "django_sse", ROOT / "tests"
+    folders = (ROOT, package, package / "brokers/redis", package / "servers", tests / "support")
+    assert {it for it in found if not any((folder / it).exists() for folder in folders)} == set()
+
+
+def test_layers_are_drawn_as_they_are_checked() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"\b([a-z_]+)(?:/|\.py)", page.partition("```text\n")[2].partition("```")[0])
+    order = {name: number for number, name in enumerate(drawn)}
+    layers = [re.findall(r"[a-z_]+", layer) for layer in contracts[0]["layers"]]
+    assert set(order) == {name for layer in layers for name in layer}
+    numbers = [sorted(order[name] for name in layer) for layer in layers]
+    assert all(above[-1] < below[0] for above, below in pairwise(numbers))
 
 
 def test_every_page_is_linked_from_the_index_and_the_readme() -> None:
