@@ -60,7 +60,6 @@ class Session(Handshake):
     _lane: Lane | None = None
     # The response's start, until it is sent.
     _start: Any = None
-    _counted: bool = False
     _released: bool = False
     # Whether stream_opened was sent, so that stream_closed is due; and the task that sends it.
     _announced: bool = False
@@ -163,8 +162,8 @@ class Session(Handshake):
     async def _begin(self, send: Send) -> None:
         loop = self.event_loop = asyncio.get_running_loop()
         self.opened_at = loop.time()
-        self.base_send = bare(send)
-        server = self._server = server_for(self.wire or self.base_send, self.scope)
+        server_send = bare(send)
+        server = self._server = server_for(self.wire or server_send, self.scope)
         start, self._start = self._start, None
         if start is not None:
             if server.is_gone():
@@ -173,8 +172,7 @@ class Session(Handshake):
                 raise ConnectionResetError("The connection is closed.")
             slim(self.request)
             await send(start)
-        send = self.base_send
-        outbox = self._outbox = Outbox(send, loop, server)
+        outbox = self._outbox = Outbox(server_send, loop, server)
         outbox.on_failed = self._on_failed
         # A server sends the headers with the first bytes, and a browser's onopen waits for the
         # headers.
@@ -184,7 +182,6 @@ class Session(Handshake):
         self._start_timers()
         self._life = loop.create_task(self.live(), context=self._context)
         counters.opened += 1
-        self._counted = True
         shutdown.watch(loop)
         shutdown.ask(loop, server)
         compare_limits(server)
@@ -254,7 +251,7 @@ class Session(Handshake):
             if self._lane is not None:
                 pool.give_back(self._lane)
                 self._lane = None
-            if self._counted:
+            if self._life is not None:
                 counters.closed[str(self.close_reason)] += 1
             roster.leave(self)
             self._let_go()
@@ -276,7 +273,9 @@ class Session(Handshake):
         """Break the stream's reference circles, so that its memory is freed without a garbage collection."""
         if self._outbox is not None:
             self._outbox.on_failed = None
-        self._life = self._deadlines = self._context = None
+        self._life = self._context = None
+        if self._deadlines is not None:
+            self._deadlines = None
 
     async def announce(self) -> None:
         """Send ``stream_opened`` to all receivers, also where the stream ends meanwhile."""

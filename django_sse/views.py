@@ -159,7 +159,10 @@ class SSEView(Session, Following, Beating, Grouped):
 
     def _let_go(self) -> None:
         super()._let_go()
-        self._subscription = self._members = None
+        if self._subscription is not None:
+            self._subscription = None
+        if self._members is not None:
+            self._members = None
 
     def _only_follows(self) -> bool:
         return not defines(type(self), SSEView, "stream")
