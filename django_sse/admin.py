@@ -38,6 +38,8 @@ class OpenStream(models.Model):
     """Stands for the page in the admin. It has no table, and is never queried."""
 
     class Meta:
+        """Keeps the class out of the project's models."""
+
         # A registry of its own, which makemigrations and content types do not see.
         apps = Apps()
         app_label = "django_sse"

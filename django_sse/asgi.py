@@ -289,6 +289,7 @@ class ViewHandler(ASGIHandler):
     """
 
     def __init__(self, view: Callable[..., Awaitable[HttpResponseBase]]) -> None:
+        """Take the view, as ``as_view()`` returns it."""
         # Do not call the parent's method: it would load the middleware.
         self._view = view
         self._middleware_chain = convert_exception_to_response(self._respond)

@@ -21,6 +21,7 @@ class FromSettings:
     """The value of a view's attribute that leaves it to the setting."""
 
     def __repr__(self) -> str:
+        """Return what errors show for it."""
         return "the value in DJANGO_SSE"
 
 
@@ -192,6 +193,7 @@ class Conf:
     """Typed access to ``DJANGO_SSE``. A parsed value is kept until the setting changes."""
 
     def __init__(self) -> None:
+        """Begin without having read anything."""
         self._parsed: dict[str, Any] = {}
 
     def get(self, name: str) -> Any:

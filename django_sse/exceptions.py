@@ -10,6 +10,7 @@ class SSEError(Exception):
     """The base of all exceptions of ``django_sse``, so that one ``except`` can catch them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
+        """Let an exception be pickled with all its attributes."""
         # By default, an exception is pickled with its text alone, and could not be made again
         # without its other arguments. Task queues and test runners pass exceptions from process to
         # process.
@@ -23,6 +24,7 @@ class InvalidEvent(SSEError, ValueError):
     """
 
     def __init__(self, message: str, *, field: str, value: object) -> None:
+        """Take the text, the name of the offending field, and its value."""
         super().__init__(message)
         self.field = field
         self.value = value
@@ -36,6 +38,7 @@ class SerializerNotFound(SSEError, LookupError):
     """
 
     def __init__(self, message: str, *, type: type, view: type | None) -> None:
+        """Take the text, the type without a serializer, and the stream's class."""
         super().__init__(message)
         self.type = type
         self.view = view
@@ -60,6 +63,7 @@ class EventTooLarge(InvalidEvent):
     """Raised by ``publish()`` for an event above ``MAX_EVENT_BYTES``; ``size`` is in bytes."""
 
     def __init__(self, message: str, *, size: int) -> None:
+        """Take the text, and the event's size in bytes."""
         super().__init__(message, field="data", value=size)
         self.size = size
 
@@ -68,6 +72,7 @@ class InvalidTopic(SSEError, ValueError):
     """Raised for a topic that is empty, too long, or has control characters."""
 
     def __init__(self, message: str, *, topic: object) -> None:
+        """Take the text, and the topic that was given."""
         super().__init__(message)
         self.topic = topic
 
@@ -84,6 +89,7 @@ class PublishFailed(BrokerError):
     """
 
     def __init__(self, message: str, *, may_be_stored: bool) -> None:
+        """Take the text, and whether the event may be stored."""
         super().__init__(message)
         self.may_be_stored = may_be_stored
 

@@ -33,6 +33,7 @@ class SSEView(Session, Following, Beating, Grouped):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the attributes and hooks of a subclass; raise ``ImproperlyConfigured`` for wrong ones."""
         super().__init_subclass__(**kwargs)
         check_hooks(cls, SSEView)
         check_attributes(cls.__qualname__, {name: getattr(cls, name) for name in CHECKED})

@@ -33,6 +33,7 @@ class EventId(NamedTuple):
         return None if found is None else cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
+        """Return the id as clients see it, ``<milliseconds>-<sequence>``."""
         return f"{self.milliseconds}-{self.sequence}"
 
 

@@ -226,6 +226,7 @@ class MemoryListener(Listener):
         deliver: Callable[[Message], None],
         lost: Callable[[Collection[str]], None],
     ) -> None:
+        """Belong to the running event loop; call ``deliver`` and ``lost`` there."""
         self._broker = broker
         self._deliver = deliver
         self._lost = lost

@@ -22,6 +22,7 @@ class Deadlines:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, context: contextvars.Context | None
     ) -> None:
+        """Begin without timers; checks run in ``context``."""
         self._loop = loop
         self._context = context
         self._check: Callable[[], Coroutine[Any, Any, None]] | None = None

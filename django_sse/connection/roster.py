@@ -11,12 +11,14 @@ class Roster:
     """The admitted streams, counted by the keys of limits. Safe from any thread."""
 
     def __init__(self) -> None:
+        """Begin without streams."""
         self._lock = threading.Lock()
         #: The streams, each with the keys under which it is counted.
         self._places: dict[Any, tuple[Any, ...]] = {}
         self._counts: Counter[Any] = Counter()
 
     def __len__(self) -> int:
+        """Return the number of streams."""
         return len(self._places)
 
     def streams(self) -> list[Any]:

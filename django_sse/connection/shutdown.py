@@ -42,6 +42,7 @@ class Shutdown:
     """Knows whether the process is shutting down, and ends the streams of all its event loops."""
 
     def __init__(self) -> None:
+        """Begin without event loops; nothing is hooked yet."""
         #: The event loops with streams, each with the task that waits for its server's end, if
         #: there is one.
         self._loops: dict[asyncio.AbstractEventLoop, asyncio.Task[None] | None] = {}

@@ -90,10 +90,12 @@ class Rest:
     __slots__ = ("_coroutine", "_waiting_for")
 
     def __init__(self, coroutine: CoroutineType[Any, Any, None], waiting_for: Any) -> None:
+        """Take a coroutine that waits for the future ``waiting_for``."""
         self._coroutine = coroutine
         self._waiting_for = waiting_for
 
     def __await__(self) -> Generator[Any, Any, None]:
+        """Wait for the future, and run the coroutine to its end."""
         coroutine, waiting_for = self._coroutine, self._waiting_for
         try:
             while True:

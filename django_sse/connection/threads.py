@@ -50,6 +50,7 @@ class Lane(Executor):
     """
 
     def __init__(self) -> None:
+        """Begin without a thread."""
         self.streams = 0
         self._work: deque[tuple[Future[Any], functools.partial[Any]]] = deque()
         self._wake = threading.Condition()
@@ -185,6 +186,7 @@ class Pool:
     """The lanes of this process: as many as the setting ``THREADS`` says, made when they are needed."""
 
     def __init__(self) -> None:
+        """Begin without lanes."""
         self._lanes: list[Lane] = []
         self._lock = threading.Lock()
 

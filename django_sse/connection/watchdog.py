@@ -30,6 +30,7 @@ class Watchdog:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to ``loop``; ``watch()`` starts the timer."""
         self._loop = loop
         self._running = False
         #: The most bytes that each suspect has taken, and when that was first seen.

@@ -49,6 +49,7 @@ class Spans:
     """Makes spans with one tracer."""
 
     def __init__(self, tracer: Tracer, *, own: bool) -> None:
+        """Take the tracer; ``own`` says that it is not the global provider's."""
         self._tracer = tracer
         self._own = own
 

@@ -21,6 +21,7 @@ class ComeBackLater(APIException):
     """A refusal for now: the server stops, or a limit is reached."""
 
     def __init__(self, detail: str, *, status: int) -> None:
+        """Count the refusal, and choose a time after which to reconnect."""
         super().__init__(detail, code="come_back_later")
         counters.refused += 1
         self.status_code = status

@@ -15,6 +15,7 @@ class PendingReceive:
     __slots__ = ("_receive", "_task")
 
     def __init__(self, receive: Receive) -> None:
+        """Take the server's own ``receive``."""
         self._receive = receive
         self._task: asyncio.Task[Any] | None = None
 

@@ -29,9 +29,11 @@ class Connection(Protocol):
     #: The server's own ``send``, where the bytes take another way to the server.
     wire: Send | None
 
-    async def __call__(self, scope: Any, receive: Any, send: Send) -> None: ...
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        """Run the stream on an ASGI connection."""
 
-    async def abandon(self, reason: str) -> None: ...
+    async def abandon(self, reason: str) -> None:
+        """End a stream that never began."""
 
 
 class Exchange(Protocol):
@@ -55,6 +57,7 @@ class PendingStream:
     """
 
     def __init__(self, view: Connection, scope: Any) -> None:
+        """Hold a view whose handshake is over, until it is taken."""
         self._view: Connection | None = view
         self._bridge: _Bridge | None = None
         self._loop = asyncio.get_running_loop()
@@ -106,6 +109,7 @@ class PendingStream:
                 logger.debug("A stream was closed after its event loop.")
 
     def __del__(self) -> None:
+        """End a stream whose response was dropped."""
         # If the client leaves at the wrong moment, Django drops the response without closing it.
         if self._view is not None:
             self.close()
@@ -161,6 +165,7 @@ class EventStreamResponse(Uncompressed, StreamingHttpResponse):
     """
 
     def __init__(self, view: Connection, request: HttpRequest) -> None:
+        """Make the response of a view whose handshake is over."""
         stream = PendingStream(view, getattr(request, "scope", {}))
         #: The stream of this response.
         self.event_stream = stream

@@ -25,6 +25,7 @@ class Counters:
     """Numbers since the process began. Only event loops write those of streams, so they need no lock."""
 
     def __init__(self) -> None:
+        """Begin at zero."""
         self.opened = 0
         self.sent = 0
         self.dropped = 0

@@ -27,11 +27,14 @@ Receive = Callable[[], Awaitable[Any]]
 class Writer(Protocol):
     """Writes to one connection, and is told when the connection is full, ready again, or gone."""
 
-    def pause(self) -> None: ...
+    def pause(self) -> None:
+        """Stop writing: the connection is full."""
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        """Go on writing: the connection takes more."""
 
-    def abandon(self) -> None: ...
+    def abandon(self) -> None:
+        """Drop everything: the client is gone."""
 
 
 class Limit(NamedTuple):
@@ -60,6 +63,7 @@ class Server:
     stops_waiting_at_cancelled = False
 
     def __init__(self, send: Send, scope: Mapping[str, Any]) -> None:
+        """Take a ``send`` that ``owns()`` has accepted, and the scope of its connection."""
         #: The server's own ``send``.
         self.send = send
         #: The connection's ASGI scope.
@@ -162,6 +166,7 @@ class Sign:
     SECONDS = 0.5
 
     def __init__(self, is_ending: Callable[[], bool]) -> None:
+        """Take a function that returns whether the server is about to end."""
         self._is_ending = is_ending
 
     async def wait(self) -> None:

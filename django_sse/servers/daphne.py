@@ -43,6 +43,7 @@ class Daphne(Server):
     stops_waiting_at_cancelled = True
 
     def __init__(self, send: Send, scope: Mapping[str, Any]) -> None:
+        """Take a ``send`` that ``owns()`` has accepted, and the scope of its connection."""
         super().__init__(send, scope)
         self._request: Any = send.args[0]  # type: ignore[attr-defined] # owns() has seen it
         self._writer: Writer | None = None

@@ -37,6 +37,7 @@ class Uvicorn(AsyncioServer):
     may_be_stepped = True
 
     def __init__(self, send: Send, scope: Mapping[str, Any]) -> None:
+        """Take a ``send`` that ``owns()`` has accepted, and the scope of its connection."""
         super().__init__(send, scope)
         self._cycle: Any = send.__self__  # type: ignore[attr-defined] # owns() has seen it
         # Checked at the first write, since many streams never make one.

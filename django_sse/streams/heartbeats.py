@@ -126,6 +126,7 @@ class Pulse:
         loop: asyncio.AbstractEventLoop,
         context: contextvars.Context | None,
     ) -> None:
+        """Start the timer; callables run in ``context``."""
         self._heartbeat = heartbeat
         self._beat = beat
         self._loop = loop

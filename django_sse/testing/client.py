@@ -63,6 +63,7 @@ class StreamClient:
     """
 
     def __init__(self, application: Any, scope: dict[str, Any], body: bytes) -> None:
+        """Take the application, the request's scope and its body; ``start()`` sends it."""
         self._application = application
         self._scope = scope
         self._body = body
@@ -429,6 +430,7 @@ class CapturingBroker(MemoryBroker):
     """A ``MemoryBroker`` that also keeps a list of the published events."""
 
     def __init__(self) -> None:
+        """Begin without events."""
         super().__init__()
         #: The events that were published so far, in order. A test may clear it.
         self.published: list[Published] = []

@@ -30,6 +30,7 @@ class Backlog:
     __slots__ = ("_dropped", "_items", "_keyless", "_limit", "_overflow", "_size")
 
     def __init__(self, overflow: str, limit: int) -> None:
+        """Begin empty; ``limit`` is in bytes."""
         self._overflow = overflow
         self._limit = limit
         # By id; with "latest", by key where there is one.

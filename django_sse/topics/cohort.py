@@ -55,6 +55,7 @@ class Cohort:
     )
 
     def __init__(self, topics: frozenset[str]) -> None:
+        """Begin without connections."""
         self.topics = topics
         #: The newest message. A message of several topics comes once for each of them, and is taken
         #: once.

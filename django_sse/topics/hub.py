@@ -41,6 +41,7 @@ class Hub:
     """
 
     def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the broker's listener for ``loop``."""
         self.broker = broker
         self.listener: Listener = broker.listen(self._deliver, self._lost)
         self._loop = loop

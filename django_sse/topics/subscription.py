@@ -60,6 +60,10 @@ class Subscription:
         on_overflow: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
+        """Belong to one connection; ``limit`` is the bytes that may wait for it.
+
+        ``on_overflow`` and ``on_lost`` are called when the client is too slow, and when events were lost.
+        """
         self.outbox = outbox
         self.backlog: Backlog | None = None
         self.resumed = False

@@ -50,6 +50,7 @@ class ServerSentEvent:
         retry: int | timedelta | None = None,
         comments: str | None = None,
     ) -> None:
+        """Check the fields; raise ``InvalidEvent`` for those that cannot be sent."""
         wait = check_fields(data, event, id, retry, comments)
         # isinstance() would evaluate one of Django's lazy objects, which may make a query.
         if issubclass(type(data), str):
@@ -229,6 +230,7 @@ class EventDecoder:
     __slots__ = ("_after_cr", "_block", "_decoder", "_line", "_started", "last_event_id", "retry")
 
     def __init__(self) -> None:
+        """Begin at the start of a stream."""
         # Bytes that are not UTF-8 become U+FFFD, as in the standard's "UTF-8 decode".
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line: list[str] = []

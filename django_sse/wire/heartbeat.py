@@ -43,6 +43,7 @@ class Heartbeat:
         period: float | timedelta | None,
         event: ServerSentEvent | Mapping[str, Any] | EventProvider | str | None = None,
     ) -> None:
+        """Check the period and the event; raise ``ImproperlyConfigured`` for wrong ones."""
         object.__setattr__(self, "period", check_period("A heartbeat's period", period))
         object.__setattr__(self, "event", check_event("A heartbeat's event", event))
         # Encode the event once for all beats of all streams. Only an object needs the view's

@@ -97,6 +97,10 @@ class ObjectWriter:
         context: Callable[[], dict[str, Any]],
         owner: type | None,
     ) -> None:
+        """Take what a view or ``publish()`` has: its own serializers, renderer and context.
+
+        ``owner`` is the view's class, for errors; ``None`` for published events.
+        """
         self._overrides = overrides
         self._renderer = renderer
         self._encode = bound_encoder(renderer)

@@ -82,22 +82,40 @@ class ThreadConnection(Protocol):
     #: When all steps must be over, in the time of ``time.monotonic()``.
     deadline: float
 
-    def connect(self) -> None: ...
-    def disconnect(self) -> None: ...
-    def send_command(self, *command: Any) -> None: ...
-    def can_read(self, timeout: float) -> bool: ...
-    def read_response(self) -> Any: ...
+    def connect(self) -> None:
+        """Connect, unless it is connected."""
+
+    def disconnect(self) -> None:
+        """Close the connection."""
+
+    def send_command(self, *command: Any) -> None:
+        """Send one command."""
+
+    def can_read(self, timeout: float) -> bool:
+        """Wait for something to read, for ``timeout`` seconds at most."""
+
+    def read_response(self) -> Any:
+        """Return one reply; raise it where it is an error."""
 
 
 class LoopConnection(Protocol):
     """The used part of ``redis.asyncio.Connection``."""
 
     @property
-    def is_connected(self) -> bool: ...
-    def connect(self) -> Coroutine[Any, Any, None]: ...
-    async def disconnect(self, nowait: bool = False) -> None: ...
-    async def send_command(self, *command: Any) -> None: ...
-    async def read_response(self) -> Any: ...
+    def is_connected(self) -> bool:
+        """Whether it is connected."""
+
+    def connect(self) -> Coroutine[Any, Any, None]:
+        """Connect."""
+
+    async def disconnect(self, nowait: bool = False) -> None:
+        """Close the connection; with ``nowait``, do not wait for the peer."""
+
+    async def send_command(self, *command: Any) -> None:
+        """Send one command."""
+
+    async def read_response(self) -> Any:
+        """Return one reply; raise it where it is an error."""
 
 
 @dataclass(slots=True)
@@ -246,6 +264,7 @@ class Connections:
     """All connections of this process on which scripts run."""
 
     def __init__(self, connector: Connector, inherited: Connections | None = None) -> None:
+        """Begin without connections; keep those ``inherited`` from a parent process untouched."""
         self.pid = os.getpid()
         # Keep a reference to the parent process's connections. Collecting them would close them
         # here.
@@ -342,6 +361,7 @@ class LoopConnections:
     """
 
     def __init__(self, connector: Connector) -> None:
+        """Begin without connections, for the running event loop."""
         self._connector = connector
         self._idle: list[LoopConnection] = []
         self._slots = asyncio.Semaphore(CONNECTIONS_PER_LOOP)

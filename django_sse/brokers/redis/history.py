@@ -38,6 +38,7 @@ class Known:
     """
 
     def __init__(self) -> None:
+        """Begin without a known id."""
         self.id = FIRST
 
     def note(self, id: EventId) -> None:

@@ -73,6 +73,7 @@ class RedisListener(Listener):
         deliver: Callable[[Message], None],
         lost: Callable[[Collection[str]], None],
     ) -> None:
+        """Belong to the running event loop; connect with the first subscription."""
         self._connector = connector
         self._connections = connections
         self._names = names

@@ -84,6 +84,7 @@ class Script:
     """A Lua script, with the commands that run it."""
 
     def __init__(self, body: str) -> None:
+        """Take the script's own lines; the common functions are put before them."""
         self.text = _PRELUDE + body
         # Redis names scripts by their SHA-1. It serves no security.
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
@@ -172,6 +173,7 @@ class Names:
     """The names of keys and channels under one prefix."""
 
     def __init__(self, prefix: str, database: int) -> None:
+        """Take the prefix of all keys, and the number of the database."""
         self._prefix = prefix
         # PUBLISH reaches the subscribers of all databases of a server, so the names contain the
         # database.
