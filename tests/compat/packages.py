@@ -186,7 +186,7 @@ PACKAGES = (
         sees=(
             "the session of one tenant opens no stream of another; the streams of two tenants, side "
             "by side, read each its own schema, "
-            "[as the handshake's page says](handshake.md#what-ends-with-the-request)"
+            "[as the handshake's page says](handshake.md#the-end-of-the-request)"
         ),
     ),
     Stranger(
