@@ -177,7 +177,7 @@ def _not_a_stream(seen: Observation) -> Finding | None:
         )
     if seen.status in {401, 403}:
         return Finding(
-            "refused", "problem", f"It answers {status}: who asks may not listen.", LOGIN
+            "refused", "problem", f"It answers {status}: this client may not open the stream.", LOGIN
         )
     if seen.status in {502, 504} or (seen.status == 503 and "nginx" in _server(seen)):
         return Finding(
@@ -327,7 +327,7 @@ def _flow(seen: Observation) -> Iterator[Finding]:
     else:
         yield Finding("retry", "ok", "Browsers reconnect after a few seconds of their own choice.")
     if seen.last_id:
-        yield Finding("ids", "ok", "Events have ids: who reconnects tells where it was.")
+        yield Finding("ids", "ok", "Events have ids: a client that reconnects can resume.")
     elif has_data:
         yield Finding(
             "ids", "note", "The events seen have no id: what happens meanwhile is not repeated."

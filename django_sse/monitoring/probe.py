@@ -89,7 +89,7 @@ def observe(
     except TimeoutError:
         seen.over_at = time.monotonic() - began
         if connection.sock is None:
-            seen.failure = "nobody answered in time"
+            seen.failure = "no answer came in time"
         connection.close()
         return seen
     except (OSError, http.client.HTTPException) as error:
@@ -116,7 +116,7 @@ def _in_words(error: Exception) -> str:
         case ssl.SSLError():
             return f"TLS fails ({error})"
         case ConnectionRefusedError():
-            return "it was refused, nobody listens there: see whether the server runs, and on which port"
+            return "it was refused, no server listens there: see whether the server runs, and on which port"
         case socket.gaierror():
             return "the host has no address: see whether its name is right"
         case ConnectionResetError() | http.client.RemoteDisconnected():

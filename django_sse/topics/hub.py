@@ -184,7 +184,7 @@ class Hub:
         try:
             await self.subscribe([CONTROL])
         except Exception:
-            logger.exception("A process cannot hear what ends streams everywhere.")
+            logger.exception("This process cannot receive orders to end streams.")
 
     def let_go(self) -> None:
         """Close the listener in ``LINGER`` seconds, unless there are followers or streams by then."""

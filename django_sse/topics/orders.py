@@ -81,7 +81,7 @@ def obey(message: Message, loop: asyncio.AbstractEventLoop) -> None:
         order = _decode(message)
         _check(order)
     except (ValueError, RecursionError):
-        logger.error("An order came through the broker that cannot be read; it is left out.")
+        logger.error("An order from the broker cannot be read, and is skipped.")
         return
     if "close" in order:
         _orders.append((next(_numbers), order["close"]))
@@ -177,7 +177,7 @@ def _close(stream: Any, wanted: dict[str, Any]) -> None:
         concerned = _concerns(stream, wanted)
     except Exception:
         # A user who cannot be compared must not go on receiving because of that.
-        logger.exception("%s is ended: whose it is cannot be found.", type(stream).__qualname__)
+        logger.exception("%s is ended, because its user cannot be found.", type(stream).__qualname__)
         concerned = True
     if concerned:
         try:

@@ -286,7 +286,7 @@ async def test_stream_that_cannot_be_told_costs_the_others_nothing(
         ending.begin()
         await stream.receive_end()
         await eventually(lambda: reasons == ["shutdown"])
-    assert "Odd could not be told of the end." in caplog.text
+    assert "Odd could not be told of the shutdown." in caplog.text
 
 
 def test_handler_that_calls_us_in_vain_is_left_alone(handlers: Callable[[], list[Any]]) -> None:

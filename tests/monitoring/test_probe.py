@@ -56,7 +56,7 @@ def test_observe_says_that_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(socket, "create_connection", no_answer)
     seen = observe("http://192.0.2.1/", headers={}, seconds=1)
-    assert (seen.failure, seen.status) == ("nobody answered in time", 0)
+    assert (seen.failure, seen.status) == ("no answer came in time", 0)
 
 
 def test_protocol_is_the_older_one_where_nobody_speaks_tls(script: Script) -> None:
@@ -75,7 +75,7 @@ def wrong_version() -> ssl.SSLError:
     [
         (ssl.SSLError(1, "[SSL: X] y"), "TLS fails"),
         (wrong_version(), "what answers there speaks no TLS"),
-        (ConnectionRefusedError(111, "refused"), "nobody listens there"),
+        (ConnectionRefusedError(111, "refused"), "no server listens there"),
         (socket.gaierror(-2, "unknown"), "the host has no address"),
         (ConnectionResetError(104, "reset"), "closed without an answer"),
         (http.client.RemoteDisconnected("gone"), "closed without an answer"),

@@ -87,7 +87,7 @@ async def test_orders_that_cannot_be_heard_are_asked_for_by_the_next_stream(
     failing.faults.add(("subscribe", CONTROL))
     async with connect(Silent) as first:
         await first.receive()
-        await eventually(lambda: "cannot hear what ends streams everywhere" in caplog.text)
+        await eventually(lambda: "cannot receive orders to end streams" in caplog.text)
         async with connect(Silent) as second:
             await second.receive()
             await eventually(lambda: CONTROL in failing._followers)

@@ -135,7 +135,7 @@ async def test_order_that_nobody_of_us_gave_does_nothing(
     assert (await streams["a"].receive()).data == "after it"
     unreadable = order not in ("{}", '{"sing": "a"}')
     assert len(caplog.records) == unreadable
-    assert ("An order came through the broker that cannot be read" in caplog.text) is unreadable
+    assert ("An order from the broker cannot be read" in caplog.text) is unreadable
 
 
 class Mute(MemoryBroker):
@@ -187,7 +187,7 @@ async def test_order_reaches_all_where_one_cannot_be_told_apart(
             assert (await stream.receive()).event == "revoked"
         await anns.receive_nothing(timeout=0.05)
         odd.broken = False
-    assert "whose it is cannot be found" in caplog.text
+    assert "because its user cannot be found" in caplog.text
 
 
 @pytest.mark.django_db(transaction=True)

@@ -262,7 +262,7 @@ class RedisListener(Listener):
                     number = event_id(text)
                     message = unpack(number, event) if number > self._processed else None
                 except (TypeError, ValueError):
-                    logger.error("What came on the channel %r is no event of ours.", reply[1])
+                    logger.error("A message on the channel %r is not a valid event.", reply[1])
                     continue
                 # A message of several topics comes once on each channel, with no other message
                 # between.

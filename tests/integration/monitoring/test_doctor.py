@@ -161,7 +161,7 @@ def test_sse_doctor_writes_and_fails(
         call_command("sse_doctor", script.url, "--timeout", "1", "--header", "X-Key:  a:b ")
     assert raised.value.returncode == 1
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "problem  It answers 401 Unauthorized: who asks may not listen."
+    assert first == "problem  It answers 401 Unauthorized: this client may not open the stream."
     assert "→ Give it what the browser has" in second
     assert b"X-Key: a:b\r\n" in script.asked[0]
 
