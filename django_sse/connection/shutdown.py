@@ -165,7 +165,9 @@ class Shutdown:
                 try:
                     stream.shut_down(deadline)
                 except Exception:
-                    logger.exception("%s could not be told of the shutdown.", type(stream).__qualname__)
+                    logger.exception(
+                        "%s could not be told of the shutdown.", type(stream).__qualname__
+                    )
 
 
 shutdown = Shutdown()

@@ -177,7 +177,10 @@ def _not_a_stream(seen: Observation) -> Finding | None:
         )
     if seen.status in {401, 403}:
         return Finding(
-            "refused", "problem", f"It answers {status}: this client may not open the stream.", LOGIN
+            "refused",
+            "problem",
+            f"It answers {status}: this client may not open the stream.",
+            LOGIN,
         )
     if seen.status in {502, 504} or (seen.status == 503 and "nginx" in _server(seen)):
         return Finding(

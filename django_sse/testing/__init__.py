@@ -1,19 +1,12 @@
-"""What tests of streams use: connect to a view or an application without a socket, see what is
-published.
+"""What tests of streams use: a client without a socket, and the list of published events.
 
-Tests import these names from ``django_sse.testing``; the package itself imports this one nowhere
-but in its pytest plugin. It promises that a test sees the bytes that a server would have sent.
+Tests import these names from ``django_sse.testing``. In the package, only the pytest plugin imports
+it. It promises that a test sees the bytes that a server would have sent.
 """
 
-from .client import (
-    NothingReceived,
-    Published,
-    StreamClient,
-    StreamEnded,
-    capture_published,
-    connect,
-    project_application,
-)
+from .client import NothingReceived, StreamClient, StreamEnded
+from .connecting import connect, project_application
+from .published import Published, capture_published
 
 __all__ = [
     "NothingReceived",

@@ -177,7 +177,9 @@ def _close(stream: Any, wanted: dict[str, Any]) -> None:
         concerned = _concerns(stream, wanted)
     except Exception:
         # A user who cannot be compared must not go on receiving because of that.
-        logger.exception("%s is ended, because its user cannot be found.", type(stream).__qualname__)
+        logger.exception(
+            "%s is ended, because its user cannot be found.", type(stream).__qualname__
+        )
         concerned = True
     if concerned:
         try:

@@ -36,9 +36,11 @@ from django_sse.brokers import options as read
 from django_sse.brokers.base import PASSING, Broker, EventId, Message
 from django_sse.exceptions import BrokerError, PublishFailed
 
-from .connections import AWAY, Attempt, Connections, Connector, eviction_text, in_words, pauses
+from .attempts import AWAY, Attempt, in_words, pauses
+from .connections import Connections, Connector
 from .history import History, Known
 from .listener import RedisListener
+from .policy import eviction_text
 from .script import LATEST, PUBLISH, Names, Script, event_id, pack
 
 #: Seconds for which a topic's newest id is remembered after its events have expired. A client that

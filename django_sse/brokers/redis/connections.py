@@ -10,29 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    MasterDownError,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     ResponseError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from .attempts import AWAY, Attempt, refined
+from .policy import evicting_policy
 from .script import Script
 
 #: How many commands of one event loop may be under way at once. Each has its own connection.
@@ -42,24 +36,6 @@ CONNECTIONS_PER_LOOP = 8
 _SHORTEST = 0.001
 #: How many idle connections of threads are kept.
 IDLE_CONNECTIONS = 32
-
-#: Redis is away, starting, or failing over. A command that fails with one of these may be tried
-#: again.
-AWAY = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    OSError,  # TimeoutError too
-    MasterDownError,
-    ReadOnlyError,
-)
-# Redis answered, and did nothing. (A script meets these at its first write, or not at all.)
-_REFUSED = (
-    AuthenticationError,
-    BusyLoadingError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-)
 
 # What this code relies on: raw bytes; replies and published messages of the same form (RESP2); and
 # no time limits, retries or health checks besides its own.
@@ -116,70 +92,6 @@ class LoopConnection(Protocol):
 
     async def read_response(self) -> Any:
         """Return one reply; raise it where it is an error."""
-
-
-@dataclass(slots=True)
-class Attempt:
-    """The state of a command that is tried until it succeeds; with ``once``, it must not run twice.
-
-    ``sent`` is True once the command may have reached Redis, and Redis did not refuse it;
-    ``refused`` says that Redis answered, and did nothing. ``cause`` is the error of the last try.
-    """
-
-    once: bool = False
-    sent: bool = False
-    refused: bool = False
-    cause: Exception | None = None
-    began: float = field(default_factory=time.monotonic)
-
-    def may_go_on(self, error: Exception) -> bool:
-        """Return whether another try may help, and does nothing twice."""
-        # A wrong password stays wrong. A script that may have run would store the event a second
-        # time.
-        return not isinstance(error, AuthenticationError) and not (self.once and self.sent)
-
-    def take_note(self, error: BaseException) -> None:
-        """Note the error of a try."""
-        self.refused = _is_refusal(error)
-        if self.refused:
-            self.sent = False
-
-    def in_words(self, error: Exception) -> str:
-        """Return why the command failed, after how long, and the remedy where one is known."""
-        # The error of a time limit is empty. The error of the try before it says why there was no
-        # answer.
-        cause = self.cause if self.cause is not None and not str(error) else error
-        text = f"{in_words(cause)} (tried for {time.monotonic() - self.began:.1f} s)"
-        if "CROSSSLOT" in str(error) or "same slot" in str(error):
-            text += (
-                ". This is a Redis Cluster, which is not supported: use one server, or Sentinel "
-                "with an address that follows the master."
-            )
-        return text
-
-
-# Errors with which a script ends at its first write.
-_REFUSED_TO_WRITE = ("MISCONF", "NOREPLICAS")
-
-
-def _is_refusal(error: BaseException) -> bool:
-    if isinstance(error, _REFUSED):
-        return True
-    if not isinstance(error, ResponseError):
-        return False
-    # An error from within a script says so, and may come after a write.
-    return str(error).startswith(_REFUSED_TO_WRITE) or "script" not in str(error)
-
-
-def pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each next try: at least 0.025 at first, and 2 at most.
-
-    They are random, so that not all processes come at once to a server that comes back.
-    """
-    limit = 0.05
-    while True:
-        yield random.uniform(limit / 2, limit)  # noqa: S311 - no secret
-        limit = min(limit * 2, 2.0)
 
 
 class _Timed:
@@ -424,28 +336,6 @@ class LoopConnections:
             await self.close_idle()
 
 
-def evicting_policy(memory: bytes) -> str | None:
-    """Return the policy by which Redis evicts keys, from the reply to ``INFO memory``; ``None`` for none."""
-    fields = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
-    policy = fields.get("maxmemory_policy", "noeviction")
-    # The keys of events have an expiry time, so the policies for volatile keys evict them as well.
-    return None if policy == "noeviction" or fields.get("maxmemory") == "0" else policy
-
-
-def eviction_text(address: str, policy: str) -> str:
-    """Return the warning about a Redis that evicts keys, with the remedy."""
-    return (
-        f"Redis at {address} throws keys away when its memory is full (maxmemory-policy {policy}): "
-        "clients lose events, and are told by a reset at best. Set maxmemory-policy noeviction, or "
-        "use another Redis for events than for the cache."
-    )
-
-
-def in_words(error: Exception) -> str:
-    """Return an error's class and text; redis-py's ``repr()`` has only its category."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
 def _call(connection: ThreadConnection, command: Sequence[Any], deadline: float) -> Any:
     connection.send_command(*command)
     # read_response() alone would wait for the time limit with which the connection was made.
@@ -454,7 +344,7 @@ def _call(connection: ThreadConnection, command: Sequence[Any], deadline: float)
     try:
         return connection.read_response()
     except ResponseError as error:
-        raise _refined(error) from None
+        raise refined(error) from None
 
 
 async def _call_async(connection: LoopConnection, command: Sequence[Any]) -> Any:
@@ -462,12 +352,7 @@ async def _call_async(connection: LoopConnection, command: Sequence[Any]) -> Any
     try:
         return await connection.read_response()
     except ResponseError as error:
-        raise _refined(error) from None
-
-
-def _refined(error: ResponseError) -> Exception:
-    # Another client's script runs for long, and Redis serves no other client meanwhile.
-    return BusyLoadingError(str(error)) if str(error).startswith("BUSY ") else error
+        raise refined(error) from None
 
 
 def _is_stale(connection: ThreadConnection) -> bool:

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 from django_sse.brokers.base import FIRST, EventId, Message
 from django_sse.exceptions import BrokerError
 
-from .connections import AWAY, Attempt, Connections, in_words, pauses
+from .attempts import AWAY, Attempt, in_words, pauses
+from .connections import Connections
 from .script import LATEST, NEW_AGE, READ, Names, Script, event_id, unpack
 
 logger = logging.getLogger("django_sse")

@@ -13,17 +13,10 @@ from redis.exceptions import ResponseError
 from django_sse.brokers.base import FIRST, EventId, Listener, Message
 from django_sse.exceptions import BrokerError, HistoryLost
 
-from .connections import (
-    AWAY,
-    Connections,
-    Connector,
-    LoopConnection,
-    evicting_policy,
-    eviction_text,
-    in_words,
-    pauses,
-)
+from .attempts import AWAY, in_words, pauses
+from .connections import Connections, Connector, LoopConnection
 from .history import History, Known
+from .policy import evicting_policy, eviction_text
 from .script import Names, event_id, unpack
 
 logger = logging.getLogger("django_sse")
