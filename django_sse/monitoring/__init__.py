@@ -1,7 +1,6 @@
-"""What is known of streams: counters and ``stats()``, and the doctor that examines one from
-outside.
+"""Monitoring: the counters and ``stats()``, the reports of a stream, and the doctor.
 
-The packages above it count here, and the management commands show what was counted. It imports
-``connection`` (for the streams that are open) and what is below that. It promises that to count
-costs no lock where events are sent.
+The packages above it count and report here, and the management commands show the results. It imports
+``connection`` (for the open streams) and what is below that. It promises that counting takes no lock
+where events are sent.
 """

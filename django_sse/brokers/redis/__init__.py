@@ -1,8 +1,8 @@
 """The broker of many processes and machines, in Redis or Valkey.
 
-``RedisBroker`` is the class that a project names. The modules here know Redis and the contract of
-``brokers.base``. They promise that ids rise over all topics, and that a connection which broke is
-resumed without a gap, or its loss told.
+``RedisBroker`` is the class that a project names in its settings. The modules here import Redis'
+client library and ``brokers.base``. They promise that ids rise over all topics, and that after a
+lost connection no event is missing without ``lost()`` or ``HistoryLost``.
 """
 
 from .broker import RedisBroker
