@@ -65,8 +65,6 @@ class Session(Handshake):
     _announced: bool = False
     _announcing: asyncio.Task[None] | None = None
 
-    # What is known of it.
-
     @property
     def user(self) -> Any:
         """The authenticated user, or ``AnonymousUser``."""
@@ -105,8 +103,6 @@ class Session(Handshake):
         except Exception as error:
             message = "%s could not check its user again; it will be tried later."
             log_error(self, message, error=error)
-
-    # Its way.
 
     def adopt(self, context: contextvars.Context, start: Any) -> None:
         """Run the stream with these context variables, its synchronous work in the pool.

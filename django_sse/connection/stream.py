@@ -25,8 +25,9 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
 
     All methods belong to the event loop of the stream.
 
-    A class shares the keys of its instances' dicts, but only 30 of them. An instance with another key
-    takes 1.3 kB more, so a stream sets few attributes, and leaves those alone that it does not use.
+    A class shares the keys of its instances' dicts, but only 30 of them. An instance with another
+    key takes 1.3 kB more, so a stream sets few attributes, and leaves those alone that it does not
+    use.
     """
 
     #: Why the stream ended, for ``disconnect()``: ``completed``, ``client``, ``closed``, ``error``,
@@ -53,17 +54,17 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
     _cleaning: asyncio.Task[None] | None = None
     _stream_id: str | None = None
 
-    # What a subclass does.
+    # A subclass overrides these.
 
     async def live(self, *, anew: bool = False) -> None:
-        """Send what there is to send; runs in a task of its own, with the stream's context.
+        """Send the events; runs in a task of its own, with the stream's context.
 
         ``anew`` is True where it has run before and events were lost since.
         """
         raise NotImplementedError
 
     def wind_up(self, reason: str) -> None:
-        """Stop what sends by itself; called once, as the end begins."""
+        """Stop the heartbeat and the topics' events; called once, as the end begins."""
 
     def has_to_clean_up(self) -> bool:
         """Return whether ``clean_up()`` has anything to do."""
@@ -99,10 +100,10 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
         return None if self._outbox is None else self._outbox.bytes_taken()
 
     async def close(self) -> None:
-        """Send what is pending, and end the response and the stream.
+        """Send the events that wait, and end the response and the stream.
 
-        Returns when the response has ended. Called within ``stream()``, what follows runs up to
-        its next ``await``. Closing a stream twice, or one that has ended, does nothing. Raises
+        Returns when the response has ended. After a call in ``stream()``, ``stream()`` goes on up
+        to its next ``await``. Closing a stream twice, or one that has ended, does nothing. Raises
         ``StreamClosed`` in ``connect()``, where there is nothing to close yet.
         """
         if self._outbox is None and self.close_reason is None:
@@ -148,7 +149,7 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
             self._timers().end_at(deadline, outbox.abort)
 
     def stall(self) -> None:
-        """End the stream as ``stalled``: the client takes nothing any more."""
+        """End the stream as ``stalled``: the client has stopped reading."""
         self.end("stalled")
         if self._outbox is not None:
             self._outbox.abort()
@@ -191,7 +192,8 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
         if watch is not None:
             watch.reschedule(0)
 
-    # What the stock consumer has. It would send past the outbox, and so in the middle of an event.
+    # Channels' own ways to send. They would bypass the outbox, and could send in the middle of an
+    # event.
 
     async def send_headers(self, **kwargs: Any) -> None:
         """Raise ``TypeError``: the response has begun. Its headers are ``self.headers``."""
@@ -215,6 +217,7 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
 def defines(cls: type, base: type, name: str) -> bool:
     """Return whether ``cls``, with its mixins, defines ``name`` itself, beside ``base``.
 
-    The functions are not compared: an agent may wrap those of ``base``, anew at each look.
+    It does not compare the functions, because a monitoring agent may wrap those of ``base`` in new
+    objects each time.
     """
     return any(name in vars(owner) for owner in cls.__mro__ if owner not in base.__mro__)
