@@ -103,6 +103,25 @@ async def test_wrapped_send_is_of_the_general_case(kind: type[Server], holding: 
 
 
 @each_server
+async def test_bytes_that_take_another_way_to_the_server_are_not_written_past_it(
+    kind: type[Server], holding: Held
+) -> None:
+    async with holding() as (connection, client):
+        taken: list[bytes] = []
+
+        async def bridge(message: Any) -> None:
+            taken.append(message["body"])
+            await connection.send(message)
+
+        # As where a middleware has wrapped the response: the server is known all the same.
+        outbox = Outbox(bridge, asyncio.get_running_loop(), server_of(connection))
+        assert outbox.write(body(b"data: x\n\n"), 9, frame(b"data: x\n\n"))
+        await arrived(client, b"data: x\n\n")
+        assert taken == [b"data: x\n\n"]
+        await outbox.aclose()
+
+
+@each_server
 async def test_chunk_arrives_once_whichever_way_it_takes(kind: type[Server], holding: Held) -> None:
     async with holding() as (connection, client):
         outbox = Outbox(connection.send, asyncio.get_running_loop(), server_of(connection))
