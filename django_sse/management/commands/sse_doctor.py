@@ -13,7 +13,8 @@ from django_sse.brokers import get_broker
 from django_sse.conf import conf
 from django_sse.exceptions import BrokerError
 from django_sse.management.terminal import harmless
-from django_sse.monitoring.doctor import Finding, examine
+from django_sse.monitoring.doctor import examine
+from django_sse.monitoring.findings import Finding
 
 
 class Command(BaseCommand):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from django_sse.monitoring import doctor
+from django_sse.monitoring import flow
 from django_sse.monitoring.doctor import examine
 from tests.support.redis_server import RedisServer
 
@@ -119,9 +119,9 @@ def test_doctor_names_the_problem(
     pieces: tuple[Any, ...],
     expected: list[str],
 ) -> None:
-    monkeypatch.setattr(doctor, "FIRST_BYTES_SECONDS", 0.4)
-    monkeypatch.setattr(doctor, "IDLE_SECONDS", 0.5)
-    monkeypatch.setattr(doctor, "SILENCE_SECONDS", 0.75)
+    monkeypatch.setattr(flow, "FIRST_BYTES_SECONDS", 0.4)
+    monkeypatch.setattr(flow, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(flow, "SILENCE_SECONDS", 0.75)
     script.answer(*pieces)
     seconds = 0.8 if expected == ["silent"] else 0.72
     diagnosis = examine(script.url, seconds=seconds)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from django_sse.monitoring import doctor
+from django_sse.monitoring import flow
 from django_sse.monitoring.doctor import examine
 from tests.integration.nginx.proxy import Nginx
 from tests.project.journal import Journal
@@ -138,7 +138,7 @@ def test_nginx_doctor_tells_sound_from_buffering_compressing_and_impatient(
 
     # Without a heartbeat, whose moment would decide how long it was silent. (And nginx starts a
     # timer anew only where that makes a difference of 300 ms.)
-    monkeypatch.setattr(doctor, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(flow, "IDLE_SECONDS", 0.3)
     (tmp_path / "silent").mkdir()
     with _server("daphne", 0, sample_database, tmp_path / "silent") as silent:
         impatient = {"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}
