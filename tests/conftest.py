@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-# Known as fixtures also where the package's plugin is not installed.
+# Import the fixtures for environments in which the package's pytest plugin is not installed.
 from django_sse.pytest_plugin import sse_connect, sse_published  # noqa: F401
 from tests.project.journal import Journal
 from tests.support.servers import Server, copy_database, make_database
 
-#: What `-m "not slow"` leaves out: it shows the behaviour of servers, Redis, proxies and browsers.
+#: The tests that `-m "not slow"` leaves out: they show the behaviour of servers, Redis, proxies and
+#: browsers.
 SLOW = (
     "docs",
     "integration/attack",
@@ -37,7 +38,7 @@ SLOW = (
 
 
 def pytest_configure() -> None:
-    # A shell lets what it starts in the background ignore SIGINT, and servers would inherit that.
+    # A shell lets background jobs ignore SIGINT, and the tests' servers would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -62,7 +63,7 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
 
 @pytest.fixture(scope="session")
 def sample_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database with the sample data, for all who do not write to it."""
+    """A migrated database with the sample data, for tests that do not write to it."""
     return make_database(tmp_path_factory.mktemp("database") / "sample.sqlite3")
 
 
@@ -74,7 +75,7 @@ def database(sample_database: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    """What the streams of ``serve()`` do."""
+    """The journal of the streams of ``serve()``."""
     return Journal(tmp_path / "journal")
 
 
@@ -128,7 +129,7 @@ def shared(
 
 @pytest.fixture
 def shared_journal(shared: Server, shared_servers: Callable[[str], tuple[Server, Path]]) -> Journal:
-    """What the streams of ``shared`` do from here on."""
+    """The journal of the streams of ``shared``, from here on."""
     return Journal(shared_servers(shared.name)[1])
 
 
@@ -140,7 +141,7 @@ def _server(
     env: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Server:
-    # Without a time limit, Uvicorn waits for ever for clients that stay.
+    # Without a time limit, Uvicorn waits for ever for clients that do not leave.
     args = ["--timeout-graceful-shutdown", "2"] if name == "uvicorn" else []
     return Server(
         name,
@@ -156,8 +157,8 @@ def _server(
 
 @pytest.fixture
 def registry() -> Iterator[dict[type, Any]]:
-    """The registry of ``@serializes``, put back as it was after the test."""
-    # A conftest is loaded before there are settings.
+    """The registry of ``@serializes``; it is restored after the test."""
+    # Import it here: pytest loads a conftest before Django's settings.
     from django_sse.wire.serialization import registry  # noqa: PLC0415
 
     before = dict(registry)
@@ -168,7 +169,7 @@ def registry() -> Iterator[dict[type, Any]]:
 
 @pytest.fixture
 def broker() -> Iterator[Any]:
-    """A broker in memory of the test's own, which this process uses meanwhile."""
+    """A broker in memory, which this process uses during the test."""
     from django_sse.brokers import use_broker  # noqa: PLC0415
     from django_sse.brokers.memory import MemoryBroker  # noqa: PLC0415
 
@@ -180,7 +181,7 @@ def broker() -> Iterator[Any]:
 
 @pytest.fixture
 def ending(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What ends the streams of the process, which goes on after the test."""
+    """The shutdown of the process, which is undone after the test."""
     from django_sse.connection.shutdown import shutdown  # noqa: PLC0415
 
     monkeypatch.setattr(shutdown, "draining", False)

@@ -9,7 +9,7 @@ from tests.support.services import find
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
-    """Return the files of a key, and of a certificate that is its own authority."""
+    """Return the files of a key and of its self-signed certificate."""
     openssl = find("openssl", package="openssl")
     key, certificate = directory / "key.pem", directory / "certificate.pem"
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]

@@ -1,4 +1,4 @@
-"""Connections of real servers, which run within the loop of the test."""
+"""Connections of the servers' own classes, which run in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def body(data: bytes, *, more_body: bool = True) -> dict[str, Any]:
 
 @asynccontextmanager
 async def under_uvicorn(application: Any) -> AsyncIterator[int]:
-    """Serve with the protocol that Uvicorn takes where httptools is installed."""
+    """Serve with the protocol that Uvicorn uses if httptools is installed."""
     config = uvicorn.Config(
         application, lifespan="off", log_config=None, access_log=False, proxy_headers=False
     )
@@ -57,7 +57,7 @@ async def under_uvicorn(application: Any) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def under_hypercorn(application: Any) -> AsyncIterator[int]:
-    """Serve with Hypercorn, which ends with the block as it does when it is told to."""
+    """Serve with Hypercorn; the end of the block shuts it down."""
     config = hypercorn.Config()
     config.errorlog = None
     config.graceful_timeout = 5
@@ -113,7 +113,7 @@ async def under_gunicorn(application: Any) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def under_toy(application: Any) -> AsyncIterator[int]:
-    """Serve with a little server of HTTP/1.1 that nobody knows; its ``send`` waits as ASGI has it."""
+    """Serve with a small HTTP/1.1 server that the package does not know; ``send`` waits for the client."""
     running: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -147,14 +147,14 @@ async def under_toy(application: Any) -> AsyncIterator[int]:
 
 
 def nothing_arrived(client: socket.socket) -> bool:
-    """Return True; what is written reaches a client on this machine at once."""
+    """Return True if nothing has arrived. Bytes reach a client on this machine at once."""
     with pytest.raises(BlockingIOError):
         client.recv(1)
     return True
 
 
 class Held:
-    """An application that begins its response, and leaves ``send`` to the test."""
+    """An application that begins its response, and lets the test call ``send``."""
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
@@ -198,7 +198,7 @@ def http2_request() -> bytes:
 
 
 class Reactor:
-    """As much of Twisted's reactor as a transport needs that is written to."""
+    """The part of Twisted's reactor that a transport needs to write."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -219,7 +219,7 @@ class Reactor:
 
 
 class DaphneConnection:
-    """One request to Daphne: its own classes, as far as a request goes through them."""
+    """One request, through the classes of Daphne that handle it."""
 
     scope: dict[str, Any]
     send: Any
@@ -256,7 +256,7 @@ class DaphneConnection:
         return SimpleNamespace(put_nowait=lambda message: None)
 
     async def _handle_reply(self, request: Any, message: Any) -> None:
-        # Daphne's server does it in the loop's next turn.
+        # Daphne's server calls it in the next turn of the loop.
         request.handle_reply(message)
 
 
@@ -264,7 +264,7 @@ class DaphneConnection:
 async def held_by_daphne(
     request: bytes = REQUEST, *, begun: bool = True
 ) -> AsyncIterator[tuple[DaphneConnection, socket.socket]]:
-    """Do what ``held()`` does, with Daphne's classes in the place of a server."""
+    """Do the same as ``held()`` with Daphne's classes."""
     connection = DaphneConnection(request)
     with connection.client as client:
         try:
@@ -280,7 +280,7 @@ async def held_by_daphne(
 
 
 async def arrived(client: socket.socket, end: bytes) -> bytes:
-    """Return what a client has received when ``end`` is in it."""
+    """Read until ``end`` has arrived; return all bytes that were read."""
     received = b""
     async with asyncio.timeout(5):
         while end not in received:
@@ -289,7 +289,7 @@ async def arrived(client: socket.socket, end: bytes) -> bytes:
 
 
 async def everything(client: socket.socket) -> bytes:
-    """Return what a client receives until its connection ends, one way or the other."""
+    """Read until the connection ends, in order or not; return all bytes that were read."""
     received = b""
     async with asyncio.timeout(5):
         try:
@@ -301,7 +301,7 @@ async def everything(client: socket.socket) -> bytes:
 
 
 class GranianProtocol:
-    """What is known of Granian's own, which keeps its transport to itself."""
+    """Stands for Granian's protocol, which does not give out its transport."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -315,7 +315,7 @@ GranianProtocol.__module__ = "granian._granian"
 
 @asynccontextmanager
 async def held_by_granian(version: str = "1.1") -> AsyncIterator[tuple[Any, socket.socket]]:
-    """Do what ``held()`` does, with a connection that only its addresses lead to."""
+    """Do the same as ``held()`` with a connection that can be found only by its addresses."""
     accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
     server = await asyncio.start_server(lambda _, writer: accepted.put(writer), "127.0.0.1", 0)
     with socket.create_connection(server.sockets[0].getsockname()) as client:
@@ -335,7 +335,7 @@ async def held_by_granian(version: str = "1.1") -> AsyncIterator[tuple[Any, sock
 
 
 def client_of(port: int) -> socket.socket:
-    """Return a client's connection, for the loop to wait for."""
+    """Return a client's connection, non-blocking for the event loop."""
     client = socket.create_connection(("127.0.0.1", port))
     client.setblocking(False)
     return client

@@ -1,4 +1,4 @@
-"""What the hub is to a broker, for tests: it keeps what it hears, and can wait for it."""
+"""A listener for tests of brokers: it keeps what the broker delivers, and can wait for it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 
 from django_sse.brokers.base import Broker, EventId, Message
 
-#: Seconds for anything to arrive, also on a machine that is busy.
+#: Seconds to wait for a message, also on a busy machine.
 PATIENCE = 30.0
-#: Seconds for publishing where nothing is in the way.
+#: Seconds to wait for publishing while the broker works.
 TIMEOUT = 20.0
 
 
@@ -34,14 +34,14 @@ class Ear:
         return [heard for heard in self.heard if isinstance(heard, frozenset)]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something was heard that makes the condition true."""
+        """Wait until a delivery makes the condition true."""
         async with asyncio.timeout(PATIENCE):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
     async def until_id(self, event_id: EventId) -> None:
-        """Wait for the message with this id; what should not come must have come before it."""
+        """Wait for the message with this id. Messages that must not come would have come before it."""
         await self.until(lambda: any(message.id == event_id for message in self.messages))
 
     def _hear(self, heard: Message | frozenset[str]) -> None:
@@ -50,13 +50,13 @@ class Ear:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for something that happens in Redis, which tells nobody."""
+    """Wait for a change in Redis, which does not notify of it."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
 async def publish(broker: Broker, topics: str | Collection[str], head: bytes) -> EventId:
-    """Publish with the time limit that tests have."""
+    """Publish with the tests' time limit."""
     topics = [topics] if isinstance(topics, str) else list(topics)
     return await broker.apublish(topics, head, timeout=TIMEOUT)

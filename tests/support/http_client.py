@@ -1,4 +1,4 @@
-"""A small HTTP client on a bare socket, which shows what arrives as it arrives."""
+"""A small HTTP client on a bare socket, which shows bytes as they arrive."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._socket.close()
 
     def request(
@@ -93,7 +93,7 @@ class Client:
             self._events += self._decoder.feed(piece)
 
     def body(self) -> bytes:
-        """Return the rest of a body that ends."""
+        """Return the rest of the body, up to its end."""
         body = b""
         while piece := self.piece():
             body += piece

@@ -33,7 +33,7 @@ class PostgresServer:
     def __init__(self, **options: str) -> None:
         self._options = options
         self.port = free_port()
-        # It refuses to run as root, and Debian's package makes a user for it.
+        # PostgreSQL refuses to run as root. Debian's package makes a user for it.
         self._as: dict[str, Any] = {"user": "postgres"} if os.getuid() == 0 else {}
 
     def __enter__(self) -> PostgresServer:
@@ -80,7 +80,7 @@ class PostgresServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # "Fast": it cuts the connections that are left.
+        # "Fast" closes the remaining connections.
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(10)

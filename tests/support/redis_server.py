@@ -1,4 +1,4 @@
-"""A real Redis server for tests, which may be killed, paused and emptied, and a way to it that may fail."""
+"""A real Redis server for tests, which may be killed, paused and emptied, and a proxy that may fail."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RedisServer:
         self.kill()
 
     def url(self, database: int = 0, *, password: str | None = None, port: int = 0) -> str:
-        """Return the address; ``port`` is that of a ``Proxy``, ``password`` one that may be wrong."""
+        """Return the address, optionally with the port of a ``Proxy``, or another password."""
         password = password or self.password
         credentials = f":{password}@" if password else ""
         return f"redis://{credentials}127.0.0.1:{port or self.port}/{database}"
@@ -99,11 +99,11 @@ class RedisServer:
             self.process = None
 
     def pause(self) -> None:
-        """Stop the server where it is: connections stay open, and nothing is answered."""
+        """Pause the server: connections stay open, and it does not answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused server go on."""
+        """Let a paused server continue."""
         self._signal(signal.SIGCONT)
 
     def flush(self) -> None:
@@ -111,7 +111,7 @@ class RedisServer:
         self("FLUSHALL")
 
     def save(self) -> None:
-        """Write the data as they are now to disk."""
+        """Write the present data to disk."""
         self("SAVE")
 
     def kill_clients(self) -> None:
@@ -120,7 +120,7 @@ class RedisServer:
         self("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def connections(self, kind: str) -> int:
-        """Return how many connections of a kind (``pubsub``, ``normal``) are open, without the own."""
+        """Return how many connections of a kind (``pubsub``, ``normal``) are open, without this one."""
         lines = self("CLIENT", "LIST", "TYPE", kind).splitlines()
         return len(lines) - (kind == "normal")
 
@@ -136,7 +136,7 @@ class RedisServer:
 
 
 class Proxy:
-    """A way to the server that can be cut, fall silent without a word, or be slow to answer."""
+    """A proxy to the server that can close connections, stop forwarding, or delay answers."""
 
     def __init__(self, port: int) -> None:
         self._target = port

@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
-#: What no server may ever write, whatever its streams and clients did.
+#: Texts that no server may write to its log, whatever its streams and clients do.
 FAULTS = (
     "Traceback (most recent call last)",
     "took too long to shut down",
@@ -164,7 +164,7 @@ class Server:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def faults(self) -> list[str]:
-        """Return the lines of the log that no server may ever write."""
+        """Return the lines of the log with one of ``FAULTS``."""
         return [line for line in self.log().splitlines() if any(f in line for f in FAULTS)]
 
     def threads(self) -> int:
@@ -192,7 +192,7 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -200,7 +200,7 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Return whether somebody accepts connections on a port of 127.0.0.1."""
+    """Return whether a server accepts connections on a port of 127.0.0.1."""
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex((HOST, port)) == 0
