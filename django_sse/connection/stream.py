@@ -25,9 +25,9 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
 
     All methods belong to the event loop of the stream.
 
-    A class shares the keys of its instances' dicts, but only 30 of them. An instance with another
-    key takes 1.3 kB more, so a stream sets few attributes, and leaves those alone that it does not
-    use.
+    Set few attributes on a stream, and only those that it uses. A class shares up to 30 keys with the
+    dicts of its instances. An instance with one key more has a dict of its own, which takes 1.3 kB
+    (Python 3.11).
     """
 
     #: Why the stream ended, for ``disconnect()``: ``completed``, ``client``, ``closed``, ``error``,
