@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
 
@@ -20,6 +23,7 @@ class DjangoSSEConfig(AppConfig):
         from . import checks  # noqa: F401, PLC0415 - checks need the apps to be loaded
 
         autodiscover_modules("serializers")
+        post_migrate.connect(_prepare_database, dispatch_uid="django_sse")
         for module, library in OBSERVERS.items():
             if _is_installed(library):
                 import_module(module).register()
@@ -31,6 +35,25 @@ OBSERVERS = {
     "django_sse.contrib.prometheus": "prometheus_client",
     "django_sse.contrib.opentelemetry": "opentelemetry.trace",
 }
+
+
+def _prepare_database(
+    *, app_config: AppConfig, using: str, verbosity: int = 1, **kwargs: Any
+) -> None:
+    """Let the broker make its tables after ``migrate``."""
+    from .brokers import broker_class  # noqa: PLC0415 - brokers need the settings
+    from .conf import conf  # noqa: PLC0415
+
+    # The signal comes once for each app that has models.
+    if app_config is not next(it for it in apps.get_app_configs() if it.models_module is not None):
+        return
+    try:
+        backend, location, options = conf.broker
+        broker = broker_class(backend)(location, options)
+    except ImproperlyConfigured:
+        return  # The system checks report it.
+    if broker.prepare_database(using) and verbosity > 0:
+        print(f"  Made the tables of {backend} in {using!r}.")  # noqa: T201 - as migrate does
 
 
 def _is_installed(library: str) -> bool:

@@ -168,6 +168,22 @@ class Broker(ABC):
     ) -> EventId:
         """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
 
+    def publish_in_transaction(
+        self,
+        using: str,
+        topics: Sequence[str],
+        head: bytes,
+        tail: bytes = b"",
+        key: str | None = None,
+    ) -> bool:
+        """Store the event within the transaction that is open on Django's connection ``using``.
+
+        Returns False, and does nothing, where the broker stores events elsewhere, as it does by
+        default: then the caller publishes after the commit. Raises ``PublishFailed`` when the event
+        is not stored.
+        """
+        return False
+
     @abstractmethod
     def latest_id(self, *, timeout: float) -> EventId:
         """Return the same as ``Listener.latest_id()``; raise ``BrokerError`` after ``timeout`` seconds."""
@@ -187,6 +203,13 @@ class Broker(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the connections of ``publish()``. Safe from any thread. Listeners are closed separately."""
+
+    def prepare_database(self, using: str) -> bool:
+        """Make what the broker needs in the database ``using``; ``migrate`` calls it at its end.
+
+        Returns whether something was missing. By default, nothing is needed.
+        """
+        return False
 
     def problems(self, *, timeout: float) -> list[str]:
         """Return the problems of the service behind the broker, each with its remedy; for

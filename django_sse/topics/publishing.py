@@ -82,7 +82,8 @@ def publish(
     words = Words(serializer, renderer, context)
     names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
     if on_commit and in_transaction(using):
-        transaction.on_commit(partial(_send, names, head, tail, key), using=using)
+        if not _store(using or DEFAULT_DB_ALIAS, names, head, tail, key):
+            transaction.on_commit(partial(_send, names, head, tail, key), using=using)
         return None
     return _send(names, head, tail, key)
 
@@ -278,6 +279,19 @@ def _send(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> 
         event_id = _hand_over(names, head, tail, key)
         tell(event_id)
     return event_id
+
+
+def _store(using: str, names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> bool:
+    """Write an event into the open transaction; return False where the broker cannot."""
+    broker = get_broker()
+    if watcher is None:
+        stored = broker.publish_in_transaction(using, names, head, tail, key)
+    else:
+        with watcher(names):
+            stored = broker.publish_in_transaction(using, names, head, tail, key)
+    if stored:
+        transaction.on_commit(counters.add_published, using=using)
+    return stored
 
 
 async def _asend(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> str:

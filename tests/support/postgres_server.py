@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -15,6 +17,8 @@ from typing import Any
 from tests.support.servers import HOST, free_port, listens
 
 START_SECONDS = 30.0
+
+_numbers = itertools.count()
 
 
 def program(name: str) -> str | None:
@@ -73,6 +77,66 @@ class PostgresServer:
                 self.__exit__(None, None, None)
                 raise RuntimeError("PostgreSQL did not start.")
             time.sleep(0.05)
+
+    def new_database(self) -> dict[str, Any]:
+        """Make an empty database; return its settings for Django."""
+        name = f"test{next(_numbers)}"
+        self._run("createdb", name)
+        return self.settings(name)
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return Django's settings of a database."""
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": name,
+            "USER": "postgres",
+            "HOST": HOST,
+            "PORT": self.port,
+        }
+
+    def kill(self) -> None:
+        """End the server at once, as a crash does; ``start()`` runs it again."""
+        for process in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self._process.wait()
+        # Its children hold the shared memory, and end a moment later.
+        (Path(self._data) / "postmaster.pid").unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """Stop the server and all its connections, until ``resume()``."""
+        for process in self._processes():
+            os.kill(process, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the server go on after ``pause()``."""
+        for process in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+    def cut(self, name: str) -> None:
+        """Close all connections to a database."""
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        )
+
+    def execute(self, statement: str, name: str = "postgres") -> str:
+        """Run a statement in a database, and return what ``psql`` prints."""
+        return self._run("psql", "--no-psqlrc", "-qAt", "-c", statement, name)
+
+    def _run(self, command: str, *args: str) -> str:
+        where = ["--host", HOST, "--port", str(self.port), "--username", "postgres"]
+        done = subprocess.run(
+            [str(program(command)), *where, *args], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def _processes(self) -> list[int]:
+        """Return the server and its children, the server first."""
+        main = self._process.pid
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        return [main, *map(int, children)]
 
     def __exit__(
         self,

@@ -1,0 +1,72 @@
+"""Connections that belong to the broker: to the project's database, and to no request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import load_backend
+
+# libpq: a connection whose other end is gone is noticed after half a minute, not after hours.
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "connect_timeout": 10,
+}
+
+
+def own_connection(alias: str) -> BaseDatabaseWrapper:
+    """Return a new connection to a database of the settings, which is not open yet.
+
+    It is no one's but the caller's: not in ``connections``, in no pool, and never closed by Django.
+    """
+    given: Mapping[str, Any] = connections.databases[alias]
+    options = {name: value for name, value in given["OPTIONS"].items() if name != "pool"}
+    engine = given["ENGINE"]
+    own: BaseDatabaseWrapper = load_backend(engine).DatabaseWrapper(
+        {**given, "OPTIONS": options, "CONN_MAX_AGE": None, "ATOMIC_REQUESTS": False}, alias
+    )
+    if own.vendor == "postgresql":
+        # Each statement must see what others committed while it waited for the lock.
+        options.pop("isolation_level", None)
+        own.settings_dict["OPTIONS"] = {**_KEEPALIVE, **options}
+    elif own.vendor == "mysql":
+        own.settings_dict["OPTIONS"] = {**options, "isolation_level": "read committed"}
+    elif own.vendor == "sqlite":
+        # The transaction takes the lock for writing first: else it could fail in the middle.
+        own.settings_dict["OPTIONS"] = {**options, "transaction_mode": "IMMEDIATE"}
+    return own
+
+
+def close(connection: BaseDatabaseWrapper) -> None:
+    """Close a connection, also one that is broken already."""
+    with suppress(Error):
+        connection.close()
+
+
+@contextmanager
+def transaction(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Run the block in a transaction of a connection that belongs to the broker."""
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+        return
+    connection.set_autocommit(False)
+    try:
+        yield
+    except BaseException:
+        connection.close()  # The server rolls back.
+        raise
+    connection.commit()
+    connection.set_autocommit(True)

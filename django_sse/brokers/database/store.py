@@ -1,0 +1,413 @@
+"""What the broker asks of its tables: number and store events, read them, and delete old ones.
+
+A *number* is an event's id in one integer, so that the database can order and compare ids. All
+functions take a connection of the broker, and leave transactions to their callers, except
+``trim()``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_sse.brokers.base import PASSING, EventId, Message
+
+from .connections import transaction
+
+#: The bits of a number that hold the id's sequence. The others hold its milliseconds, until 2248.
+SEQUENCE_BITS = 20
+#: The most events that one transaction numbers or writes, and that one query reads.
+BATCH = 500
+#: Milliseconds for which a topic's trimming is remembered after its events were deleted.
+MEMORY = 30 * 86_400_000
+#: Milliseconds for which answers are stored, which only the asking process needs.
+PASSING_AGE = 60_000
+
+_SEQUENCES = (1 << SEQUENCE_BITS) - 1
+# Above all numbers; fits into the databases' 64 bits.
+_HIGHEST = 2**63 - 1
+# Any number that other programs are unlikely to use as the key of a lock.
+_LOCK = 7_235_417_130_652_071
+_LOCK_NAME = "django_sse"
+
+
+class Draft(NamedTuple):
+    """An event without an id, as the tables hold it."""
+
+    topics: tuple[str, ...]
+    envelope: str
+    head: bytes
+    tail: bytes
+
+
+class Limits(NamedTuple):
+    """``history`` is in events per topic, ``max_age`` in milliseconds."""
+
+    history: int
+    max_age: int
+
+
+class Glance(NamedTuple):
+    """What one cheap query tells a listener; ``trimmed`` is the newest number that was deleted."""
+
+    epoch: int
+    last: int
+    trimmed: int
+    pending: bool
+
+
+class Position(NamedTuple):
+    """The number at which the data begins, and the newest number that was given."""
+
+    epoch: int
+    last: int
+
+
+def draft(topics: Sequence[str], head: bytes, tail: bytes, key: str | None) -> Draft:
+    """Return an event as the tables hold it."""
+    names = tuple(dict.fromkeys(topics))
+    return Draft(names, json.dumps([names, key]), head, tail)
+
+
+def number_of(id: EventId) -> int:
+    """Return the number of an id; for an id that cannot be one of ours, the nearest number."""
+    sequence = min(id.sequence, _SEQUENCES)
+    return min((id.milliseconds << SEQUENCE_BITS) | sequence, _HIGHEST)
+
+
+def id_of(number: int) -> EventId:
+    """Return the id that a number stands for."""
+    return EventId(number >> SEQUENCE_BITS, number & _SEQUENCES)
+
+
+def now() -> int:
+    """Return the lowest number of this millisecond."""
+    milliseconds: int = time.time_ns() // 1_000_000
+    return milliseconds << SEQUENCE_BITS
+
+
+def put(connection: BaseDatabaseWrapper, event: Draft) -> None:
+    """Write an event into the transaction that is open on a project's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO django_sse_pending (envelope, head, tail) VALUES (%s, %s, %s)",
+            [event.envelope, event.head, event.tail],
+        )
+
+
+def glance(connection: BaseDatabaseWrapper) -> Glance | None:
+    """Return whether there is something new for a listener; ``None`` where ``position()`` is."""
+    rows = _rows(
+        connection,
+        "SELECT epoch, (SELECT max(number) FROM django_sse_event), "
+        "(SELECT max(number) FROM django_sse_trimmed), "
+        "EXISTS (SELECT 1 FROM django_sse_pending) FROM django_sse_state",
+    )
+    if not rows:
+        return None
+    epoch, last, trimmed, pending = rows[0]
+    return Glance(epoch, max(epoch, last or 0), trimmed or 0, bool(pending))
+
+
+def position(connection: BaseDatabaseWrapper) -> Position | None:
+    """Return where the data begins and ends; ``None`` before the first event and after a ``TRUNCATE``."""
+    rows = _rows(
+        connection,
+        "SELECT epoch, (SELECT max(number) FROM django_sse_event) FROM django_sse_state",
+    )
+    return Position(rows[0][0], max(rows[0][0], rows[0][1] or 0)) if rows else None
+
+
+def write(
+    connection: BaseDatabaseWrapper, events: Sequence[Draft], known: int
+) -> tuple[list[int], int]:
+    """Number and store what is pending, then ``events``; return the numbers of ``events``, and of
+    how many pending ones.
+
+    ``known`` is the newest number that this process has seen. Where the database knows only lower
+    ones, it has lost events, and a new epoch begins: every older id is then history lost. All is
+    done under one lock of the database; call it in a transaction of a connection of the broker.
+    """
+    if connection.vendor == "postgresql":
+        _rows(connection, "SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    at = position(connection)
+    pending = _rows(
+        connection,
+        "SELECT id, envelope, head, tail FROM django_sse_pending ORDER BY id LIMIT %s",
+        [BATCH],
+    )
+    if at is None or known > at.last:
+        at = _begin_epoch(connection, at, known)
+    elif not pending and not events:
+        return [], 0
+    first = max(at.last + 1, now())
+    waiting = [
+        Draft(tuple(json.loads(envelope)[0]), envelope, bytes(head), bytes(tail))
+        for _, envelope, head, tail in pending
+    ]
+    drafts = [*waiting, *events]
+    numbers = list(range(first, first + len(drafts)))
+    entries = [
+        (_name(connection, topic), number)
+        for number, event in zip(numbers, drafts, strict=True)
+        for topic in event.topics
+    ]
+    with connection.cursor() as cursor:
+        if pending:
+            marks = ", ".join(["%s"] * len(pending))
+            cursor.execute(
+                f"DELETE FROM django_sse_pending WHERE id IN ({marks})",  # noqa: S608
+                [row[0] for row in pending],
+            )
+        _insert(
+            cursor,
+            "django_sse_event (number, envelope, head, tail)",
+            [
+                (number, event.envelope, event.head, event.tail)
+                for number, event in zip(numbers, drafts, strict=True)
+            ],
+        )
+        _insert(cursor, "django_sse_entry (topic, number)", entries)
+        if connection.vendor == "postgresql":
+            cursor.execute("NOTIFY django_sse")
+    return numbers[len(pending) :], len(pending)
+
+
+def _begin_epoch(connection: BaseDatabaseWrapper, at: Position | None, known: int) -> Position:
+    epoch = max(now(), known + 1, at.last + 1 if at is not None else 0)
+    with connection.cursor() as cursor:
+        if at is None:
+            cursor.execute("INSERT INTO django_sse_state (id, epoch) VALUES (1, %s)", [epoch])
+        else:
+            cursor.execute("UPDATE django_sse_state SET epoch = %s", [epoch])
+    return Position(epoch, epoch)
+
+
+def take_lock(connection: BaseDatabaseWrapper, seconds: float) -> bool:
+    """Take the lock under which events are numbered, where it must be taken before the transaction."""
+    if connection.vendor != "mysql":
+        return True
+    rows = _rows(connection, "SELECT GET_LOCK(%s, %s)", [_LOCK_NAME, seconds])
+    return bool(rows[0][0])
+
+
+def release_lock(connection: BaseDatabaseWrapper) -> None:
+    """Give back what ``take_lock()`` took."""
+    if connection.vendor == "mysql":
+        _rows(connection, "SELECT RELEASE_LOCK(%s)", [_LOCK_NAME])
+
+
+def read(connection: BaseDatabaseWrapper, after: int) -> list[Message]:
+    """Return the first events above a number, in order, of all topics."""
+    return [
+        _message(*row)
+        for row in _rows(
+            connection,
+            "SELECT number, envelope, head, tail FROM django_sse_event WHERE number > %s "
+            "ORDER BY number LIMIT %s",
+            [after, BATCH],
+        )
+    ]
+
+
+def replay(
+    connection: BaseDatabaseWrapper, topics: Collection[str], after: int, limit: int | None
+) -> list[Message]:
+    """Return the events of topics above a number, in order, each once, as of one moment."""
+    names = [_name(connection, topic) for topic in topics]
+    marks = ", ".join(["%s"] * len(names))
+    rows = _rows(
+        connection,
+        "SELECT event.number, envelope, head, tail FROM (SELECT DISTINCT number "  # noqa: S608
+        f"FROM django_sse_entry WHERE topic IN ({marks}) AND number > %s ORDER BY number "
+        "LIMIT %s) found JOIN django_sse_event event ON event.number = found.number "
+        "ORDER BY event.number",
+        [*names, after, _HIGHEST if limit is None else limit],
+    )
+    return [_message(*row) for row in rows]
+
+
+def lost_since(
+    connection: BaseDatabaseWrapper, topics: Iterable[str], after: int, limits: Limits
+) -> set[str]:
+    """Return the topics of which events above a number are gone, or too old or too many to be held.
+
+    Ask after the events were read: what was trimmed before the reading is then known.
+    """
+    oldest = now() - (limits.max_age << SEQUENCE_BITS)
+    lost = set()
+    for topic in topics:
+        name = _name(connection, topic)
+        rows = _rows(
+            connection,
+            "SELECT (SELECT number FROM django_sse_trimmed WHERE topic = %s), "
+            "(SELECT max(number) FROM django_sse_entry WHERE topic = %s AND number < %s), "
+            "(SELECT number FROM django_sse_entry WHERE topic = %s ORDER BY number DESC "
+            "LIMIT 1 OFFSET %s)",
+            [name, name, oldest, name, limits.history],
+        )
+        if max(number or 0 for number in rows[0]) > after:
+            lost.add(topic)
+    return lost
+
+
+def trimmed_since(connection: BaseDatabaseWrapper, topics: Sequence[str], after: int) -> set[str]:
+    """Return the topics of which events above a number were deleted."""
+    rows = _rows(connection, "SELECT topic FROM django_sse_trimmed WHERE number > %s", [after])
+    gone = {row[0].decode() if isinstance(row[0], bytes) else row[0] for row in rows}
+    return gone.intersection(topics)
+
+
+def trim(connection: BaseDatabaseWrapper, topics: Iterable[str], limits: Limits) -> bool:
+    """Delete a batch of what is too old, and of what these topics have too much; return whether
+    there was more.
+
+    What is deleted is recorded before. It takes no lock that a publisher waits for.
+    """
+    cutoff = now() - (limits.max_age << SEQUENCE_BITS)
+    more = False
+    with transaction(connection):
+        # The newest event stays: its number says which was given last.
+        rows = _rows(
+            connection,
+            "SELECT number, envelope FROM django_sse_event WHERE number < %s AND number < "  # noqa: S608
+            "(SELECT max(number) FROM django_sse_event) ORDER BY number LIMIT %s"
+            f"{_skip_locked(connection)}",
+            [cutoff, BATCH],
+        )
+        newest: dict[str, int] = {}
+        for number, envelope in rows:
+            newest.update(dict.fromkeys(json.loads(envelope)[0], number))
+        _record(connection, newest)
+        _delete(connection, [row[0] for row in rows])
+        more = len(rows) == BATCH
+    for topic in sorted(topics):
+        with transaction(connection):
+            more |= _trim_topic(connection, topic, limits.history)
+    with transaction(connection), connection.cursor() as cursor:
+        if passing := _rows(
+            connection,
+            "SELECT number FROM django_sse_entry WHERE topic >= %s AND topic < %s AND number < %s "
+            "LIMIT %s",
+            [
+                _name(connection, PASSING),
+                _name(connection, PASSING[:-1] + chr(ord(PASSING[-1]) + 1)),
+                now() - (PASSING_AGE << SEQUENCE_BITS),
+                BATCH,
+            ],
+        ):
+            last = position(connection)
+            _delete(
+                connection,
+                [row[0] for row in passing if last is not None and row[0] < last.last],
+            )
+        cursor.execute(
+            "DELETE FROM django_sse_trimmed WHERE number < %s",
+            [cutoff - (MEMORY << SEQUENCE_BITS)],
+        )
+    return more
+
+
+def _trim_topic(connection: BaseDatabaseWrapper, topic: str, history: int) -> bool:
+    name = _name(connection, topic)
+    found = _rows(
+        connection,
+        "SELECT number FROM django_sse_entry WHERE topic = %s ORDER BY number DESC "
+        "LIMIT 1 OFFSET %s",
+        [name, history],
+    )
+    if not found:
+        return False
+    rows = _rows(
+        connection,
+        "SELECT number FROM django_sse_entry WHERE topic = %s AND number <= %s "  # noqa: S608
+        f"ORDER BY number LIMIT %s{_skip_locked(connection)}",
+        [name, found[0][0], BATCH],
+    )
+    numbers = [row[0] for row in rows]
+    if numbers:
+        _record(connection, {topic: numbers[-1]})
+        marks = ", ".join(["%s"] * len(numbers))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"DELETE FROM django_sse_entry WHERE topic = %s AND number IN ({marks})",  # noqa: S608
+                [name, *numbers],
+            )
+            cursor.execute(
+                f"DELETE FROM django_sse_event WHERE number IN ({marks}) AND NOT EXISTS "  # noqa: S608
+                "(SELECT 1 FROM django_sse_entry entry "
+                "WHERE entry.number = django_sse_event.number)",
+                numbers,
+            )
+    return len(numbers) == BATCH
+
+
+def _record(connection: BaseDatabaseWrapper, newest: dict[str, int]) -> None:
+    """Note up to where topics are trimmed; never lower than before."""
+    statement = "INSERT INTO django_sse_trimmed (topic, number) VALUES (%s, %s) "
+    if connection.vendor == "mysql":
+        statement += "ON DUPLICATE KEY UPDATE number = GREATEST(number, VALUES(number))"
+    else:
+        greatest = "max" if connection.vendor == "sqlite" else "greatest"
+        statement += (
+            "ON CONFLICT (topic) DO UPDATE SET number = "
+            f"{greatest}(django_sse_trimmed.number, excluded.number)"
+        )
+    with connection.cursor() as cursor:
+        # In one order for all, so that two processes do not wait for each other.
+        for topic, number in sorted(newest.items()):
+            if not topic.startswith(PASSING):
+                cursor.execute(statement, [_name(connection, topic), number])
+
+
+def _delete(connection: BaseDatabaseWrapper, numbers: Sequence[int]) -> None:
+    if numbers:
+        marks = ", ".join(["%s"] * len(numbers))
+        with connection.cursor() as cursor:
+            for table in ("entry", "event"):
+                cursor.execute(
+                    f"DELETE FROM django_sse_{table} WHERE number IN ({marks})",  # noqa: S608
+                    numbers,
+                )
+
+
+def _insert(cursor: Any, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows with few statements. SQLite allows 999 parameters in one."""
+    if not rows:
+        return
+    width = len(rows[0])
+    size = 900 // width
+    row = f"({', '.join(['%s'] * width)})"
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        cursor.execute(
+            f"INSERT INTO {table} VALUES {', '.join([row] * len(part))}",  # noqa: S608
+            [value for values in part for value in values],
+        )
+
+
+def _skip_locked(connection: BaseDatabaseWrapper) -> str:
+    return (
+        " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
+    )
+
+
+def _name(connection: BaseDatabaseWrapper, topic: str) -> str | bytes:
+    return topic.encode() if connection.vendor == "mysql" else topic
+
+
+def _message(number: int, envelope: str, head: Any, tail: Any) -> Message:
+    topics, key = json.loads(envelope)
+    return Message(id_of(number), tuple(topics), bytes(head), bytes(tail), key)
+
+
+def _rows(
+    connection: BaseDatabaseWrapper, statement: str, parameters: Sequence[Any] | None = None
+) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return list(cursor.fetchall())

@@ -1,0 +1,101 @@
+"""The tables of ``DatabaseBroker``: what they hold, how they are made, and whether they are there.
+
+They are not models of the app, so that ``migrate`` makes nothing in projects with another broker,
+and makes them as soon as the setting names this one, however late. ``django_sse_`` is the prefix of
+all of them:
+
+- ``pending``: events that are written in the transactions of their changes, and have no id yet;
+- ``event``: events under their number, which stands for their id (``store.number_of()``);
+- ``entry``: for each topic, the numbers of its events;
+- ``trimmed``: for each topic, up to which number its events may have been deleted;
+- ``state``: one row with the ``epoch``, the number at which the data begins.
+"""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+TABLES = ("pending", "event", "entry", "trimmed", "state")
+
+# The names of topics are compared byte by byte, whatever the database's collation is. MySQL's text
+# ignores spaces at the end when it compares, also in its binary collation.
+_POSTGRESQL = """
+CREATE TABLE IF NOT EXISTS django_sse_pending (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    envelope text NOT NULL, head bytea NOT NULL, tail bytea NOT NULL);
+CREATE TABLE IF NOT EXISTS django_sse_event (
+    number bigint PRIMARY KEY,
+    envelope text NOT NULL, head bytea NOT NULL, tail bytea NOT NULL);
+CREATE TABLE IF NOT EXISTS django_sse_entry (
+    topic text COLLATE "C" NOT NULL, number bigint NOT NULL, PRIMARY KEY (topic, number));
+CREATE INDEX IF NOT EXISTS django_sse_entry_number ON django_sse_entry (number);
+CREATE TABLE IF NOT EXISTS django_sse_trimmed (
+    topic text COLLATE "C" PRIMARY KEY, number bigint NOT NULL);
+CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (number);
+CREATE TABLE IF NOT EXISTS django_sse_state (id smallint PRIMARY KEY, epoch bigint NOT NULL)
+"""
+_SQLITE = """
+CREATE TABLE IF NOT EXISTS django_sse_pending (
+    id integer PRIMARY KEY AUTOINCREMENT,
+    envelope text NOT NULL, head blob NOT NULL, tail blob NOT NULL);
+CREATE TABLE IF NOT EXISTS django_sse_event (
+    number integer PRIMARY KEY,
+    envelope text NOT NULL, head blob NOT NULL, tail blob NOT NULL);
+CREATE TABLE IF NOT EXISTS django_sse_entry (
+    topic text NOT NULL, number integer NOT NULL, PRIMARY KEY (topic, number)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS django_sse_entry_number ON django_sse_entry (number);
+CREATE TABLE IF NOT EXISTS django_sse_trimmed (
+    topic text PRIMARY KEY, number integer NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (number);
+CREATE TABLE IF NOT EXISTS django_sse_state (id integer PRIMARY KEY, epoch integer NOT NULL)
+"""
+_MYSQL = """
+CREATE TABLE IF NOT EXISTS django_sse_pending (
+    id bigint AUTO_INCREMENT PRIMARY KEY,
+    envelope mediumtext NOT NULL, head longblob NOT NULL, tail longblob NOT NULL) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_event (
+    number bigint PRIMARY KEY,
+    envelope mediumtext NOT NULL, head longblob NOT NULL, tail longblob NOT NULL) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_entry (
+    topic varbinary(800) NOT NULL, number bigint NOT NULL, PRIMARY KEY (topic, number),
+    INDEX django_sse_entry_number (number)) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_trimmed (
+    topic varbinary(800) PRIMARY KEY, number bigint NOT NULL,
+    INDEX django_sse_trimmed_number (number)) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_state (
+    id smallint PRIMARY KEY, epoch bigint NOT NULL) ENGINE=InnoDB
+"""
+_STATEMENTS = {"postgresql": _POSTGRESQL, "sqlite": _SQLITE, "mysql": _MYSQL}
+
+
+def check_vendor(connection: BaseDatabaseWrapper) -> None:
+    """Raise ``ImproperlyConfigured`` for a database that the broker does not know."""
+    if connection.vendor not in _STATEMENTS:
+        raise ImproperlyConfigured(
+            f"DatabaseBroker knows PostgreSQL, SQLite, MySQL and MariaDB, and the database "
+            f"{connection.alias!r} is {connection.display_name}."
+        )
+
+
+def create_tables(connection: BaseDatabaseWrapper) -> None:
+    """Make the tables that are missing."""
+    check_vendor(connection)
+    with connection.cursor() as cursor:
+        for statement in _STATEMENTS[connection.vendor].split(";"):
+            cursor.execute(statement)
+
+
+def missing_tables(connection: BaseDatabaseWrapper) -> list[str]:
+    """Return the names of the tables that are not there; asks the database."""
+    with connection.cursor() as cursor:
+        there = set(connection.introspection.table_names(cursor))
+    return [name for table in TABLES if (name := f"django_sse_{table}") not in there]
+
+
+def in_words(error: Exception, alias: str) -> str:
+    """Return a database's error as text, with the remedy where tables are missing."""
+    text = f"{type(error).__name__}: {error}".strip()
+    if "django_sse_" in text and any(word in text for word in ("no such", "exist")):
+        text += f". Make the tables: manage.py migrate --database {alias}"
+    return text

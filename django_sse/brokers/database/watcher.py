@@ -1,0 +1,256 @@
+"""The thread that looks for new events, and is woken up by the database where that can be."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import select
+import threading
+import time
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+from django.db import Error
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_sse.brokers.base import Message
+
+from . import store
+from .connections import close, own_connection
+from .store import Position
+from .tables import in_words
+
+logger = logging.getLogger("django_sse")
+
+#: Seconds between two looks where the database wakes the thread up; up to half as much again, at
+#: random. Such a look finds what no notification told of, and a connection that is dead.
+LOOK_SECONDS = 6.0
+#: After how many looks in a row that found events of which nothing told, polling takes over.
+DEAF_LOOKS = 3
+#: Seconds between two tries where the database is away.
+PAUSES = (0.1, 2.0)
+#: Seconds between two looks for events that are too old.
+TRIM_SECONDS = 60.0
+
+
+class Receiver(Protocol):
+    """What the thread asks of its listener; from its own thread."""
+
+    def hand_over(
+        self, messages: Sequence[Message], upto: int, lost: Collection[str] | None
+    ) -> bool:
+        """Deliver messages, and wait for that; return False where nothing listens any more."""
+
+    def subscribed(self) -> list[str]:
+        """Return the topics that are subscribed."""
+
+
+class Watcher(threading.Thread):
+    """Looks for events above its position, and hands them over in order."""
+
+    def __init__(self, source: Any, at: Position, receiver: Receiver) -> None:
+        """Begin after the newest event of ``at``."""
+        super().__init__(name="django_sse database listener", daemon=True)
+        self._source = source
+        self._receiver = receiver
+        self._epoch = at.epoch
+        self._position = at.last
+        self._stopping = False
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(self._write_end, False)
+        self._pipe_lock = threading.Lock()
+        self._piped = True
+        self._polls = source.listen is None
+        self._heard = False
+        self._deaf = 0
+        self._away = False
+        self._saw_pending = False
+        self._trims_at = time.monotonic() + TRIM_SECONDS * random.random()  # noqa: S311
+
+    def stop(self) -> None:
+        """End the thread soon."""
+        self._stopping = True
+        self._kick()
+
+    def wake(self) -> None:
+        """Let the thread look now, where the database does not wake it up."""
+        if self._polls:
+            self._kick()
+
+    def _kick(self) -> None:
+        with self._pipe_lock:
+            if self._piped:
+                with contextlib.suppress(BlockingIOError):  # Full: the thread will wake up anyway.
+                    os.write(self._write_end, b"\0")
+
+    def run(self) -> None:
+        """Look until ``stop()``; connect again for as long as that takes."""
+        pause = PAUSES[0]
+        try:
+            while not self._stopping:
+                began = time.monotonic()
+                try:
+                    self._watch()
+                except Error as error:
+                    log = logger.debug if self._away else logger.warning
+                    log(
+                        "Not connected to the database, trying again: %s",
+                        in_words(error, self._source.alias),
+                    )
+                    self._away = True
+                except Exception:
+                    # Otherwise all streams would silently get nothing any more.
+                    logger.exception("Listening to the database failed, connecting again.")
+                if time.monotonic() - began > PAUSES[1]:
+                    pause = PAUSES[0]
+                if not self._stopping:
+                    self._wait(None, pause * random.uniform(0.5, 1))  # noqa: S311
+                    pause = min(pause * 2, PAUSES[1])
+        finally:
+            with self._pipe_lock:
+                self._piped = False
+                os.close(self._read_end)
+                os.close(self._write_end)
+
+    def _watch(self) -> None:
+        source = self._source
+        with contextlib.ExitStack() as stack:
+            connection = own_connection(source.alias)
+            stack.callback(close, connection)
+            told = connection
+            if source.listen not in (None, source.alias):
+                told = own_connection(source.listen)
+                stack.callback(close, told)
+            connection.connect()
+            raw = None if source.listen is None else self._listen(told)
+            version = None
+            timed = True
+            while not self._stopping:
+                if connection.vendor == "sqlite":
+                    # It changes with every commit of another connection, and costs microseconds.
+                    with connection.cursor() as cursor:
+                        cursor.execute("PRAGMA data_version")
+                        before, version = version, cursor.fetchone()[0]
+                    looks = version != before or self._saw_pending
+                else:
+                    looks = True
+                if looks:
+                    found = self._look(connection, timed)
+                    if raw is not None and not self._polls:
+                        _take_in(raw)
+                        self._judge(found and timed)
+                if self._away:
+                    self._away = False
+                    logger.info("Connected to the database again.")
+                if time.monotonic() > self._trims_at:
+                    self._trim(connection)
+                if self._heard:
+                    self._heard = timed = False
+                    continue
+                if self._polls:
+                    self._wait(None, source.poll)
+                    timed = True
+                else:
+                    timed = not self._wait(
+                        raw,
+                        LOOK_SECONDS * random.uniform(1, 1.5),  # noqa: S311
+                    )
+                    if told is not connection and timed:
+                        with told.cursor() as cursor:
+                            cursor.execute("SELECT 1")
+
+    def _listen(self, told: BaseDatabaseWrapper) -> Any:
+        """Let a connection hear notifications; return it as the driver knows it."""
+        told.ensure_connection()
+        raw: Any = told.connection
+
+        def hear(notification: Any) -> None:
+            self._heard = True
+
+        raw.add_notify_handler(hear)
+        with told.cursor() as cursor:
+            cursor.execute("LISTEN django_sse")
+        return raw
+
+    def _judge(self, unheard: bool) -> None:
+        """Go over to polling where nothing tells of events although there are some."""
+        if self._heard:
+            self._deaf = 0
+        elif unheard:
+            self._deaf += 1
+            if self._deaf >= DEAF_LOOKS:
+                self._polls = True
+                logger.warning(
+                    "The database %r does not notify of events (LISTEN does not work through "
+                    "PgBouncer in transaction mode), so it is asked every %g s. Name an alias that "
+                    'connects to PostgreSQL itself in DJANGO_SSE["BROKER"]["OPTIONS"]["LISTEN"].',
+                    self._source.listen,
+                    self._source.poll,
+                )
+
+    def _look(self, connection: BaseDatabaseWrapper, timed: bool) -> bool:
+        """Hand over what is new; return whether there was something."""
+        source = self._source
+        # Read it first: a number that another thread writes meanwhile is newer than this look.
+        known = source.known.number
+        at = store.glance(connection)
+        if at is None or known > at.last:
+            # The database is empty, or older than what was seen: let a new epoch begin.
+            source.number_pending()
+            at = store.glance(connection)
+            if at is None or known > at.last:
+                return False
+        lost: Collection[str] | None = ()
+        if at.epoch != self._epoch:
+            if at.epoch > self._position:
+                lost = None
+            self._epoch = at.epoch
+            self._position = max(self._position, at.epoch)
+        elif at.trimmed > self._position:
+            lost = store.trimmed_since(connection, self._receiver.subscribed(), self._position)
+        if at.pending and (timed or self._saw_pending):
+            self._saw_pending = False
+            source.number_pending()
+        else:
+            self._saw_pending = at.pending
+        found = False
+        while not self._stopping:
+            messages = store.read(connection, self._position) if at.last > self._position else []
+            found = found or bool(messages)
+            upto = store.number_of(messages[-1].id) if messages else self._position
+            if (messages or lost != ()) and not self._receiver.hand_over(messages, upto, lost):
+                self._stopping = True
+                return found
+            lost = ()
+            self._position = upto
+            source.known.note(upto)
+            if len(messages) < store.BATCH:
+                self._position = max(self._position, at.last)
+                return found
+        return found
+
+    def _trim(self, connection: BaseDatabaseWrapper) -> None:
+        self._trims_at = time.monotonic() + TRIM_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
+        store.trim(connection, [], self._source.limits)
+
+    def _wait(self, raw: Any, seconds: float) -> bool:
+        """Wait for a kick or for the database; return whether something came."""
+        watched = [self._read_end]
+        if raw is not None:
+            watched.append(raw.fileno())
+        ready, _, _ = select.select(watched, [], [], seconds)
+        if self._read_end in ready:
+            os.read(self._read_end, 4096)
+        if raw is not None and len(ready) > (self._read_end in ready):
+            _take_in(raw)
+        return bool(ready)
+
+
+def _take_in(raw: Any) -> None:
+    """Take in what the server has sent, so that the handler of notifications is called."""
+    raw.pgconn.consume_input()
+    while notification := raw.pgconn.notifies():
+        raw.pgconn.notify_handler(notification)

@@ -1,0 +1,243 @@
+"""The thread of a process that writes events: what waits is written together, under one lock."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from django.db import Error, OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_sse.brokers.base import EventId
+from django_sse.exceptions import PublishFailed
+
+from . import store
+from .connections import close, own_connection, transaction
+from .known import Known
+from .store import BATCH, Draft, Limits
+from .tables import check_vendor, in_words
+
+#: Seconds after which a connection that writes nothing is closed.
+IDLE_SECONDS = 5.0
+#: Seconds between two tries where the database is away, and for a lock of MySQL.
+PAUSE = 0.1
+LOCK_SECONDS = 1.0
+#: How many events are written between two looks for events that are too old or too many.
+TRIM_EVERY = 100
+
+
+class Job:
+    """An event to be written, or without one the wish that what is pending gets its numbers."""
+
+    def __init__(self, event: Draft | None, deadline: float) -> None:
+        """Take a moment of ``time.monotonic()`` as the deadline."""
+        self.event = event
+        self.deadline = deadline
+        self.began = time.monotonic()
+        self.future: Future[EventId | None] = Future()
+        # The writer sets the first, then looks at the second; the publisher does it the other way
+        # round. So at least one of them sees what the other did.
+        self.writing = False
+        self.dropped = False
+        self.cause: Exception | None = None
+
+    def give_up(self, alias: str, error: Exception | None = None) -> PublishFailed:
+        """Withdraw the job, and return the exception that says what is known of it."""
+        self.dropped = True
+        cause = error or self.cause
+        why = "no answer" if cause is None else in_words(cause, alias)
+        state = "it is not known whether it is stored" if self.writing else "it is not stored"
+        return PublishFailed(
+            f"The database {alias!r} did not confirm the event, and {state}: {why} "
+            f"(tried for {time.monotonic() - self.began:.1f} s)",
+            may_be_stored=self.writing,
+        )
+
+
+class Writer:
+    """Writes events in the order in which they were given to it, in a thread that the first one starts."""
+
+    def __init__(
+        self,
+        alias: str,
+        limits: Limits,
+        known: Known,
+        wrote: Callable[[], None],
+    ) -> None:
+        """Write into the database ``alias``; ``wrote`` is called after each transaction."""
+        self._alias = alias
+        self._limits = limits
+        self._known = known
+        self._wrote = wrote
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._connection: BaseDatabaseWrapper | None = None
+        self._touched: set[str] = set()
+        self._written = 0
+
+    def submit(self, event: Draft | None, timeout: float) -> Job | None:
+        """Let the thread write an event; the job's future gets its id. ``None`` after ``close()``.
+
+        ``timeout`` is in seconds.
+        """
+        job = Job(event, time.monotonic() + timeout)
+        with self._lock:
+            if self._closed:
+                return None
+            self._jobs.put(job)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="django_sse database writer", daemon=True
+                )
+                self._thread.start()
+        return job
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        with self._lock:
+            self._closed = True
+            self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join(LOCK_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            while jobs := self._next_jobs():
+                for start in range(0, len(jobs), BATCH):
+                    self._write(jobs[start : start + BATCH])
+        finally:
+            self._disconnect()
+
+    def _next_jobs(self) -> list[Job]:
+        """Wait for jobs, and return all that wait; none where the thread must end."""
+        try:
+            job = self._jobs.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            self._tidy()
+            self._disconnect()
+            job = self._jobs.get()
+        jobs: list[Job] = []
+        while job is not None:
+            jobs.append(job)
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs
+        if jobs:
+            self._jobs.put(None)
+        return jobs
+
+    def _write(self, jobs: Sequence[Job]) -> None:
+        """Write jobs until they are written, or their time is over."""
+        while jobs := _in_time(jobs, self._alias):
+            try:
+                pending = self._try(jobs)
+            except Error as error:
+                # Nothing was stored. The jobs that failed while they were committed are over.
+                self._disconnect()
+                for job in jobs:
+                    job.writing = False
+                    job.cause = error
+                jobs = [job for job in jobs if not job.future.done()]
+                if jobs:
+                    time.sleep(PAUSE)
+            except Exception as error:
+                self._disconnect()
+                for job in jobs:
+                    _fail(job, job.give_up(self._alias, error))
+                return
+            else:
+                # A transaction numbers only so many. The rest has its turn before new jobs.
+                jobs = [Job(None, time.monotonic() + LOCK_SECONDS)] if pending == BATCH else []
+
+    def _try(self, jobs: Sequence[Job]) -> int:
+        """Write jobs once; return how many pending events were numbered before them."""
+        connection = self._connected()
+        if not store.take_lock(connection, LOCK_SECONDS):
+            raise OperationalError("Another process holds the lock for numbering.")
+        committing = False
+        for job in jobs:
+            job.writing = True
+        jobs = [job for job in jobs if not job.dropped]
+        try:
+            with transaction(connection):
+                events = [job.event for job in jobs if job.event is not None]
+                numbers, pending = store.write(connection, events, self._known.number)
+                committing = True
+        except Error as error:
+            if committing:
+                for job in jobs:
+                    _fail(job, job.give_up(self._alias, error))
+            raise
+        finally:
+            if connection.connection is not None:
+                store.release_lock(connection)
+        self._finish(jobs, numbers)
+        return pending
+
+    def _finish(self, jobs: Sequence[Job], numbers: Sequence[int]) -> None:
+        if numbers:
+            self._known.note(numbers[-1])
+        self._wrote()
+        given = iter(numbers)
+        for job in jobs:
+            number = None if job.event is None else next(given)
+            _succeed(job, None if number is None else store.id_of(number))
+            if job.event is not None:
+                self._touched.update(job.event.topics)
+        self._written += len(numbers)
+        if self._written >= TRIM_EVERY:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Delete old events, unless others wait to be written."""
+        if not self._written or self._connection is None or not self._jobs.empty():
+            return
+        try:
+            # Others that write are served first.
+            while store.trim(self._connection, self._touched, self._limits) and self._jobs.empty():
+                pass
+            self._touched.clear()
+            self._written = 0
+        except Error:
+            # It is tried again later, here or by another process.
+            self._disconnect()
+
+    def _connected(self) -> BaseDatabaseWrapper:
+        if self._connection is None:
+            connection = own_connection(self._alias)
+            check_vendor(connection)
+            connection.connect()
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            close(connection)
+
+
+def _in_time(jobs: Sequence[Job], alias: str) -> list[Job]:
+    """Return the jobs whose publishers still wait, and let the others fail."""
+    alive = []
+    for job in jobs:
+        if job.dropped or time.monotonic() > job.deadline:
+            _fail(job, job.give_up(alias))
+        else:
+            alive.append(job)
+    return alive
+
+
+def _succeed(job: Job, id: EventId | None) -> None:
+    if not job.future.cancelled():
+        job.future.set_result(id)
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if not job.future.cancelled():
+        job.future.set_exception(error)

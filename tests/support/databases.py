@@ -1,0 +1,52 @@
+"""Databases of a test, beside those of the settings."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+from django_sse.brokers.database.connections import own_connection
+from django_sse.brokers.database.tables import create_tables
+
+_numbers = itertools.count()
+
+
+def sqlite_settings(path: Path) -> dict[str, Any]:
+    """Return Django's settings of a SQLite file, as the documentation recommends them."""
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(path),
+        "OPTIONS": {
+            "init_command": "PRAGMA journal_mode=WAL;",
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 10,
+        },
+    }
+
+
+@contextmanager
+def database(settings: dict[str, Any]) -> Iterator[str]:
+    """Add a database with the broker's tables to the settings; yield its alias."""
+    alias = f"events{next(_numbers)}"
+    connections.databases[alias] = {**connections.databases["default"], "OPTIONS": {}, **settings}
+    # In a thread: tests call this on their event loops, on which Django refuses to ask a database.
+    thread = threading.Thread(target=_prepare, args=(alias,))
+    thread.start()
+    thread.join()
+    try:
+        yield alias
+    finally:
+        connections[alias].close()
+        del connections[alias], connections.databases[alias]
+
+
+def _prepare(alias: str) -> None:
+    connection = own_connection(alias)
+    create_tables(connection)
+    connection.close()
