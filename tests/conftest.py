@@ -14,6 +14,7 @@ from django.conf import settings
 # Import the fixtures for environments in which the package's pytest plugin is not installed.
 from django_sse.pytest_plugin import sse_connect, sse_published  # noqa: F401
 from tests.project.journal import Journal
+from tests.support.postgres_server import PostgresServer, need_postgres
 from tests.support.servers import Server, copy_database, make_database
 
 #: The tests that `-m "not slow"` leaves out: they show the behaviour of servers, Redis, proxies and
@@ -71,6 +72,22 @@ def sample_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database(sample_database: Path, tmp_path: Path) -> Path:
     """A copy of the sample database, for one test."""
     return copy_database(sample_database, tmp_path / "shop.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def shared_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL for all tests that do it no harm; each uses a database of its own."""
+    need_postgres()
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL for one test, which may do with it what it likes."""
+    need_postgres()
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from django_sse.brokers.base import Broker
 from django_sse.brokers.database import DatabaseBroker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.brokers.redis import RedisBroker
-from tests.support.databases import database, sqlite_settings
+from tests.support.databases import new_database
 from tests.support.ear import Ear
-from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 
 MakeBroker = Callable[..., Broker]
@@ -29,13 +28,6 @@ _prefixes = (f"test{number}:" for number in itertools.count())
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server for all tests that do it no harm; each broker has a prefix of its own."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def shared_postgres() -> Iterator[PostgresServer]:
-    """A server for all tests that do it no harm; each broker has a database of its own."""
-    with PostgresServer() as server:
         yield server
 
 
@@ -65,7 +57,6 @@ def make_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make
     """``make_broker(**OPTIONS)`` makes a broker of each kind in turn, without any data."""
     brokers: list[Broker] = []
     with ExitStack() as stack:
-        stack.enter_context(request.getfixturevalue("django_db_blocker").unblock())
 
         def make(**options: Any) -> Broker:
             if request.param == "memory":
@@ -74,12 +65,7 @@ def make_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make
                 url = request.getfixturevalue("shared_redis").url()
                 brokers.append(RedisBroker(url, {"PREFIX": next(_prefixes)} | options))
             else:
-                if request.param == "sqlite":
-                    settings = sqlite_settings(tmp_path / f"{len(brokers)}.sqlite3")
-                else:
-                    server = request.getfixturevalue("shared_postgres")
-                    settings = server.new_database()
-                alias = stack.enter_context(database(settings))
+                alias = stack.enter_context(new_database(request.param, request, tmp_path))
                 brokers.append(DatabaseBroker("", {"USING": alias} | options))
             return brokers[-1]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,25 +9,13 @@ import httpx
 import pytest
 
 from tests.support.http_client import Client
-from tests.support.postgres_server import PostgresServer, program
+from tests.support.postgres_server import PostgresServer
 from tests.support.servers import Server
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server, where it is installed."""
-    if program("postgres") is None or program("initdb") is None:
-        text = "postgres is not installed: apt-get install postgresql"
-        if os.environ.get("REQUIRE_SERVICES") == "1":
-            pytest.fail(text)
-        pytest.skip(text)
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "daphne"])
 def test_streams_leave_a_pool_to_ordinary_requests(
-    postgres: PostgresServer, tmp_path: Path, name: str
+    shared_postgres: PostgresServer, tmp_path: Path, name: str
 ) -> None:
     """Twenty streams that query all the time share four connections with pages."""
     with ExitStack() as stack:
@@ -39,7 +25,7 @@ def test_streams_leave_a_pool_to_ordinary_requests(
                 "tests.integration.pooled.asgi:application",
                 directory=tmp_path,
                 settings="tests.integration.pooled.settings",
-                env={"POSTGRES_PORT": str(postgres.port)},
+                env={"POSTGRES_PORT": str(shared_postgres.port)},
             )
         )
         streams = [stack.enter_context(Client(server.address)) for _ in range(20)]

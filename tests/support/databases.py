@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.db import connections
 
 from django_sse.brokers.database.connections import own_connection
@@ -42,8 +43,23 @@ def database(settings: dict[str, Any]) -> Iterator[str]:
     try:
         yield alias
     finally:
-        connections[alias].close()
+        if connections[alias].connection is not None:
+            connections[alias].close()
         del connections[alias], connections.databases[alias]
+
+
+@contextmanager
+def new_database(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterator[str]:
+    """Make an empty ``"sqlite"`` or ``"postgresql"`` database; yield its alias.
+
+    Asks for the fixture ``shared_postgres`` where it is needed.
+    """
+    if kind == "sqlite":
+        settings = sqlite_settings(directory / f"{next(_numbers)}.sqlite3")
+    else:
+        settings = request.getfixturevalue("shared_postgres").new_database()
+    with request.getfixturevalue("django_db_blocker").unblock(), database(settings) as alias:
+        yield alias
 
 
 def _prepare(alias: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -17,7 +18,12 @@ def find(*names: str, package: str) -> str:
     for name in names:
         if program := shutil.which(name, path=path):
             return program
-    text = f"{names[0]} is not installed: apt-get install {package}"
+    return missing(names[0], package=package)
+
+
+def missing(name: str, *, package: str) -> NoReturn:
+    """Skip the test for want of a program, or fail where ``REQUIRE_SERVICES=1`` is set."""
+    text = f"{name} is not installed: apt-get install {package}"
     if os.environ.get("REQUIRE_SERVICES") == "1":
         pytest.fail(text)
     pytest.skip(text)

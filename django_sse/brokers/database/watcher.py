@@ -124,8 +124,9 @@ class Watcher(threading.Thread):
             if source.listen not in (None, source.alias):
                 told = own_connection(source.listen)
                 stack.callback(close, told)
-            connection.connect()
-            raw = None if source.listen is None else self._listen(told)
+            connection.ensure_connection()
+            if source.listen is not None:
+                self._listen(told)
             version = None
             timed = True
             while not self._stopping:
@@ -139,8 +140,8 @@ class Watcher(threading.Thread):
                     looks = True
                 if looks:
                     found = self._look(connection, timed)
-                    if raw is not None and not self._polls:
-                        _take_in(raw)
+                    if not self._polls:
+                        _take_in(told)
                         self._judge(found and timed)
                 if self._away:
                     self._away = False
@@ -155,15 +156,15 @@ class Watcher(threading.Thread):
                     timed = True
                 else:
                     timed = not self._wait(
-                        raw,
+                        told,
                         LOOK_SECONDS * random.uniform(1, 1.5),  # noqa: S311
                     )
                     if told is not connection and timed:
                         with told.cursor() as cursor:
                             cursor.execute("SELECT 1")
 
-    def _listen(self, told: BaseDatabaseWrapper) -> Any:
-        """Let a connection hear notifications; return it as the driver knows it."""
+    def _listen(self, told: BaseDatabaseWrapper) -> None:
+        """Let a connection hear notifications."""
         told.ensure_connection()
         raw: Any = told.connection
 
@@ -173,7 +174,6 @@ class Watcher(threading.Thread):
         raw.add_notify_handler(hear)
         with told.cursor() as cursor:
             cursor.execute("LISTEN django_sse")
-        return raw
 
     def _judge(self, unheard: bool) -> None:
         """Go over to polling where nothing tells of events although there are some."""
@@ -236,21 +236,23 @@ class Watcher(threading.Thread):
         self._trims_at = time.monotonic() + TRIM_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
         store.trim(connection, [], self._source.limits)
 
-    def _wait(self, raw: Any, seconds: float) -> bool:
+    def _wait(self, told: BaseDatabaseWrapper | None, seconds: float) -> bool:
         """Wait for a kick or for the database; return whether something came."""
-        watched = [self._read_end]
-        if raw is not None:
-            watched.append(raw.fileno())
+        watched: list[Any] = [self._read_end]
+        if told is not None:
+            watched.append(told.connection)
         ready, _, _ = select.select(watched, [], [], seconds)
         if self._read_end in ready:
             os.read(self._read_end, 4096)
-        if raw is not None and len(ready) > (self._read_end in ready):
-            _take_in(raw)
+        if told is not None and told.connection in ready:
+            _take_in(told)
         return bool(ready)
 
 
-def _take_in(raw: Any) -> None:
+def _take_in(told: BaseDatabaseWrapper) -> None:
     """Take in what the server has sent, so that the handler of notifications is called."""
-    raw.pgconn.consume_input()
-    while notification := raw.pgconn.notifies():
-        raw.pgconn.notify_handler(notification)
+    connection: Any = told.connection
+    with told.wrap_database_errors:
+        connection.pgconn.consume_input()
+        while notification := connection.pgconn.notifies():
+            connection.pgconn.notify_handler(notification)

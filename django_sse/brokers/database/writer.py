@@ -212,7 +212,7 @@ class Writer:
         if self._connection is None:
             connection = own_connection(self._alias)
             check_vendor(connection)
-            connection.connect()
+            connection.ensure_connection()
             self._connection = connection
         return self._connection
 

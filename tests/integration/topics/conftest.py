@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connections
 
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker
+from django_sse.brokers.database import DatabaseBroker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.brokers.redis import RedisBroker
+from tests.support.databases import new_database
 from tests.support.redis_server import RedisServer
 from tests.support.servers import Server
 
@@ -57,10 +60,25 @@ def redis(server: RedisServer, **options: Any) -> dict[str, Any]:
     }
 
 
-def environment(broker: dict[str, Any], **settings: Any) -> dict[str, str]:
-    """Return the environment of processes with this ``DJANGO_SSE``."""
+def in_database(**options: Any) -> dict[str, Any]:
+    """Return the setting for a broker in the project's database."""
+    return {"BACKEND": "django_sse.brokers.database.DatabaseBroker", "OPTIONS": options}
+
+
+def environment(
+    broker: dict[str, Any], *, database: str | None = None, **settings: Any
+) -> dict[str, str]:
+    """Return the environment of processes with this ``DJANGO_SSE``.
+
+    ``database`` is the alias of the database that is to be their default one.
+    """
     settings = {"HEARTBEAT": {"PERIOD": 0.5}, "BROKER": broker} | settings
-    return os.environ | {"DJANGO_SETTINGS_MODULE": SETTINGS, "NUMBERS_SSE": json.dumps(settings)}
+    env = os.environ | {"DJANGO_SETTINGS_MODULE": SETTINGS, "NUMBERS_SSE": json.dumps(settings)}
+    if database is not None:
+        given = connections.databases[database]
+        names = ("ENGINE", "NAME", "USER", "HOST", "PORT", "OPTIONS")
+        env["NUMBERS_DATABASE"] = json.dumps({name: given[name] for name in names})
+    return env
 
 
 @pytest.fixture
@@ -97,8 +115,8 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         yield server
 
 
-@pytest.fixture(params=["memory", "redis"])
-def make_broker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker]]:
+@pytest.fixture(params=["memory", "redis", "sqlite", "postgresql"])
+def make_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     """``make_broker(**OPTIONS)`` puts an empty broker of each kind in turn in this process's place."""
     made: list[Broker] = []
     before = use_broker(None)
@@ -106,16 +124,20 @@ def make_broker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker
     def make(**options: Any) -> Broker:
         if request.param == "memory":
             made.append(MemoryBroker("", options))
+        elif request.param != "redis":
+            alias = stack.enter_context(new_database(request.param, request, tmp_path))
+            made.append(DatabaseBroker("", {"USING": alias} | options))
         else:
             url = request.getfixturevalue("shared_redis").url()
             made.append(RedisBroker(url, {"PREFIX": f"test{next(_numbers)}:"} | options))
         use_broker(made[-1])
         return made[-1]
 
-    yield make
-    use_broker(before)
-    for broker in made:
-        broker.close()
+    with ExitStack() as stack:
+        yield make
+        use_broker(before)
+        for broker in made:
+            broker.close()
 
 
 @pytest.fixture

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.databases import database, new_database
+from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 from tests.support.servers import Server
 
-from .conftest import environment, memory, redis
+from .conftest import environment, in_database, memory, redis
 from .harness import PATIENCE, Connection, Crowd, Follower, Truth, parse, post_job, run_job
 
 Serve = Callable[..., Server]
@@ -34,22 +37,28 @@ def crowd(
     )
 
 
-@pytest.mark.parametrize(("broker", "server"), [("memory", "daphne"), ("redis", "uvicorn")])
+@pytest.mark.parametrize(
+    ("broker", "server"),
+    [("memory", "daphne"), ("redis", "uvicorn"), ("sqlite", "daphne"), ("postgresql", "uvicorn")],
+)
 async def test_flow_clients_that_drop_at_random_get_everything(
     broker: str,
     server: str,
     serve_numbers: Serve,
     request: pytest.FixtureRequest,
     rng: random.Random,
+    tmp_path: Path,
 ) -> None:
     # The history holds it all, so that no reset excuses a hole.
     options = {"HISTORY": 20_000}
-    backend = (
-        memory(**options)
-        if broker == "memory"
-        else redis(request.getfixturevalue("redis_server"), **options)
-    )
-    address = serve_numbers(server, environment(backend)).address
+    if broker == "memory":
+        env = environment(memory(**options))
+    elif broker == "redis":
+        env = environment(redis(request.getfixturevalue("redis_server"), **options))
+    else:
+        with new_database(broker, request, tmp_path) as alias:
+            env = environment(in_database(**options), database=alias)
+    address = serve_numbers(server, env).address
     truth = Truth()
     async with crowd(rng, 50, [address], drops=3000, absence=0.1) as following:
         jobs = [
@@ -109,6 +118,56 @@ async def test_flow_goes_on_after_a_fault_of_redis(
         truth.judge(follower)
         assert (follower.resets, follower.snapshots) == (0, 1)
     assert sum(follower.dropped for follower in restless.followers) > 8
+
+
+@pytest.mark.parametrize("fault", ["killed", "cut off", "paused"])
+async def test_flow_goes_on_after_a_fault_of_postgresql(
+    fault: str,
+    serve_numbers: Serve,
+    postgres_server: PostgresServer,
+    rng: random.Random,
+    django_db_blocker: Any,
+) -> None:
+    settings = postgres_server.new_database()
+    with django_db_blocker.unblock(), database(settings) as alias:
+        env = environment(in_database(HISTORY=20_000), database=alias, PUBLISH_TIMEOUT=2)
+    addresses = [serve_numbers(name, env).address for name in ("uvicorn", "daphne")]
+    truth = Truth()
+    steady, restless = crowd(rng, 8, addresses), crowd(rng, 8, addresses, drops=600, absence=0.3)
+    async with steady, restless:
+        jobs = [
+            asyncio.create_task(
+                run_job(env, how, {"name": how, "count": 800, "targets": TARGETS, "rate": 200})
+            )
+            for how in ("plain", "threads", "async")
+        ]
+        await steady.until_received(200)
+        if fault == "killed":
+            postgres_server.kill()
+            await asyncio.sleep(2.5)
+            postgres_server.start()
+        elif fault == "cut off":
+            for _ in range(5):
+                postgres_server.cut(settings["NAME"])
+                await asyncio.sleep(0.2)
+        else:
+            postgres_server.pause()
+            await asyncio.sleep(5)
+            postgres_server.resume()
+        for notes in await asyncio.gather(*jobs):
+            truth.add(notes)
+        for following in (steady, restless):
+            await following.until_ended(addresses[0])
+    failed = [note for note in truth.notes if note.id is None]
+    assert max(note.seconds for note in truth.notes) < 2 + 3
+    assert failed or fault == "cut off"
+    for follower in steady.followers:
+        truth.judge(follower)
+        # The stream stayed open, and the gap was filled.
+        assert (follower.connections, follower.resets, follower.snapshots) == (1, 0, 1)
+    for follower in restless.followers:
+        truth.judge(follower)
+        assert (follower.resets, follower.snapshots) == (0, 1)
 
 
 async def publish_some(address: Any, name: str, count: int, topics: list[str]) -> Truth:

@@ -13,6 +13,8 @@ MIDDLEWARE = [name for name in DEMO_MIDDLEWARE if "csrf" not in name]
 ROOT_URLCONF = "tests.integration.topics.project.urls"
 ASGI_APPLICATION = "tests.integration.topics.project.asgi.application"
 DJANGO_SSE = json.loads(os.environ.get("NUMBERS_SSE", "{}"))
+if "NUMBERS_DATABASE" in os.environ:
+    DATABASES = {"default": json.loads(os.environ["NUMBERS_DATABASE"])}
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
