@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ from tests.support.redis_server import RedisServer
 from tests.support.servers import Server
 
 from .conftest import environment, in_database, memory, redis
-from .harness import PATIENCE, Connection, Crowd, Follower, Truth, parse, post_job, run_job
+from .harness import (
+    PATIENCE,
+    Block,
+    Connection,
+    Crowd,
+    Follower,
+    Truth,
+    manage,
+    parse,
+    post_job,
+    run_job,
+)
 
 Serve = Callable[..., Server]
 
@@ -168,6 +180,43 @@ async def test_flow_goes_on_after_a_fault_of_postgresql(
     for follower in restless.followers:
         truth.judge(follower)
         assert (follower.resets, follower.snapshots) == (0, 1)
+
+
+async def test_flow_change_and_event_are_both_there_or_neither(
+    serve_numbers: Serve,
+    postgres_server: PostgresServer,
+    rng: random.Random,
+    django_db_blocker: Any,
+) -> None:
+    settings = postgres_server.new_database()
+    with django_db_blocker.unblock(), database(settings) as alias:
+        env = environment(in_database(HISTORY=100_000), database=alias)
+    postgres_server.execute("CREATE TABLE changes (change text)", settings["NAME"])
+    server = serve_numbers("uvicorn", env)
+    client = await Connection.get(server.address, "/numbers/?topics=changes")
+    await receive(client, 1)
+    dying = asyncio.create_task(manage(env, "publish_and_die", "150", str(rng.randrange(2**32))))
+    got: list[Block] = []
+    changes: set[str] = set()
+    async with asyncio.timeout(PATIENCE):
+        while not dying.done() or len(got) < len(changes):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    got += [block for block in await client.read() if block.data is not None]
+            if dying.done():
+                await dying
+                # A publisher that died after its commit numbers nothing. The server does.
+                printed = postgres_server.execute("SELECT change FROM changes", settings["NAME"])
+                changes = set(printed.split())
+    client.drop()
+    assert len(changes) > 150
+    told = [str(block.data) for block in got]
+    assert sorted(told) == sorted(changes)
+    ids = [parse(block.id) for block in got]
+    assert ids == sorted(set(ids))
+    for life in range(150):
+        mine = [int(data.partition(":")[2]) for data in told if data.startswith(f"{life}:")]
+        assert mine == sorted(mine)
 
 
 async def publish_some(address: Any, name: str, count: int, topics: list[str]) -> Truth:
