@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -19,6 +20,8 @@ from .connections import close, own_connection, transaction
 from .known import Known
 from .store import BATCH, Draft, Limits
 from .tables import check_vendor, in_words
+
+logger = logging.getLogger("django_sse")
 
 #: Seconds after which a connection that writes nothing is closed.
 IDLE_SECONDS = 5.0
@@ -147,6 +150,7 @@ class Writer:
                 if jobs:
                     time.sleep(PAUSE)
             except Exception as error:
+                logger.exception("Writing events to the database %r failed.", self._alias)
                 self._disconnect()
                 for job in jobs:
                     _fail(job, job.give_up(self._alias, error))

@@ -9,23 +9,28 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
-from tests.support.redis_server import RedisServer
+from tests.support.databases import new_database
 from tests.support.servers import ROOT, Server, free_port
 
-from .conftest import environment, memory, redis
+from .conftest import environment, in_database, memory, redis
 from .harness import Connection
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def env(shared_redis: RedisServer, request: pytest.FixtureRequest) -> dict[str, str]:
-    return environment(redis(shared_redis, HISTORY=10, PREFIX=f"{request.node.name}:"))
+@pytest.fixture(params=["redis", "sqlite"])
+def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    if request.param == "redis":
+        server = request.getfixturevalue("shared_redis")
+        return environment(redis(server, HISTORY=10, PREFIX=f"{request.node.name}:"))
+    with new_database("sqlite", request, tmp_path) as alias:
+        return environment(in_database(HISTORY=10), database=alias)
 
 
 def run(
