@@ -69,7 +69,7 @@ class SSEView(Session, Following, Beating, Grouped):
         An exception is logged with its traceback, and ends the response.
         """
         # Only a subclass calls this, by super(). A stream that only follows needs no task for it.
-        if not self.resumed:
+        if not (self.resumed or self._rewinds):
             await self._send_all(self.snapshot())
         await self.follow()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,6 +68,25 @@ class Message:
         return b"%bid: %d-%d\n%b\n" % (self.head, *self.id, self.tail)
 
 
+def newest_of(messages: Iterable[Message], count: int, *, per_key: bool) -> list[Message]:
+    """Return what ``Listener.newest()`` promises, from messages that come with the newest first."""
+    found: list[Message] = []
+    ids: set[EventId] = set()
+    keys: set[str] = set()
+    for message in messages:
+        if len(found) == count:
+            break
+        if message.id in ids:
+            continue  # It has several of the topics.
+        ids.add(message.id)
+        if per_key and message.key is not None:
+            if message.key in keys:
+                continue
+            keys.add(message.key)
+        found.append(message)
+    return found[::-1]
+
+
 class Listener(ABC):
     """The connection of one event loop of one process to the broker; the hub owns it.
 
@@ -109,6 +128,17 @@ class Listener(ABC):
         from before the broker lost its data. A topic without new messages never raises.
         """
 
+    async def newest(
+        self, topics: Collection[str], count: int, *, per_key: bool = False
+    ) -> list[Message]:
+        """Return the newest ``count`` stored messages of these topics, in order, each once.
+
+        With ``per_key``, leave out messages with a ``key`` of which there is a newer one. Waits for
+        as long as the broker is away. By default, there are none: it is for brokers that can look
+        backwards.
+        """
+        return []
+
     @abstractmethod
     async def latest_id(self) -> EventId:
         """Return the newest id over all topics, or another one that is not above the next id.
@@ -148,12 +178,14 @@ class Broker(ABC):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Give the event an id above all others, store it in each topic, and distribute it, at
         once.
 
-        Returns the id. Safe from any thread. Raises ``PublishFailed`` when the event is not
-        confirmed within ``timeout`` seconds.
+        Returns the id. Where an event with the same ``idempotency_key`` was published within the
+        history's age, nothing is stored, and that event's id is returned. Safe from any thread.
+        Raises ``PublishFailed`` when the event is not confirmed within ``timeout`` seconds.
         """
 
     @abstractmethod
@@ -165,6 +197,7 @@ class Broker(ABC):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
 
@@ -175,6 +208,8 @@ class Broker(ABC):
         head: bytes,
         tail: bytes = b"",
         key: str | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Store the event within the transaction that is open on Django's connection ``using``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_sse.exceptions import BrokerError, HistoryLost
 
 from . import options as read
-from .base import FIRST, INTERNAL, PASSING, Broker, EventId, Listener, Message
+from .base import FIRST, INTERNAL, PASSING, Broker, EventId, Listener, Message, newest_of
 from .siblings import warn_of_siblings
 
 logger = logging.getLogger("django_sse")
@@ -79,6 +80,8 @@ class MemoryBroker(Broker):
         # No event with a higher id belongs to a topic that is in neither of the two.
         self._forgotten = FIRST
         self._followers: dict[str, set[MemoryListener]] = {}
+        # For each idempotency key, the (monotonic) time and the id of its event; the oldest first.
+        self._once: OrderedDict[str, tuple[float, EventId]] = OrderedDict()
 
     def publish(
         self,
@@ -88,11 +91,16 @@ class MemoryBroker(Broker):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Store the event and put it into the listeners' queues. Never waits and never fails."""
         topics = tuple(dict.fromkeys(topics))
         with self._lock:
+            if idempotency_key is not None and (first := self._first(idempotency_key)) is not None:
+                return first
             message = Message(self._next_id(), topics, head, tail, key)
+            if idempotency_key is not None:
+                self._once[idempotency_key] = time.monotonic(), message.id
             self._store(message)
             for listener in set().union(*(self._followers.get(topic, ()) for topic in topics)):
                 if not listener.put(message):
@@ -107,10 +115,13 @@ class MemoryBroker(Broker):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()``."""
         # This does not block the event loop: the lock is held for microseconds.
-        return self.publish(topics, head, tail, key, timeout=timeout)
+        return self.publish(
+            topics, head, tail, key, timeout=timeout, idempotency_key=idempotency_key
+        )
 
     def latest_id(self, *, timeout: float = 0) -> EventId:
         """Return the newest id. Never waits."""
@@ -163,6 +174,28 @@ class MemoryBroker(Broker):
                         break
                     found[message.id] = message
         return [found[event_id] for event_id in sorted(found)[:limit]]
+
+    def newest(self, topics: Collection[str], count: int, *, per_key: bool) -> list[Message]:
+        """Return the newest messages, as ``Listener.newest()`` promises. Never waits."""
+        with self._lock:
+            logs = [
+                [message for _, message in reversed(self._logs[topic].messages)]
+                for topic in topics
+                if topic in self._logs
+            ]
+        newest_first = heapq.merge(*logs, key=lambda message: message.id, reverse=True)
+        return newest_of(newest_first, count, per_key=per_key)
+
+    def _first(self, idempotency_key: str) -> EventId | None:
+        """Return the id of the event that was published with a key; forget keys that are too old."""
+        oldest = time.monotonic() - self._max_age
+        while self._once:
+            key, (came, _) = next(iter(self._once.items()))
+            if came >= oldest and len(self._once) <= REMEMBERED * self._max_topics:
+                break
+            del self._once[key]
+        found = self._once.get(idempotency_key)
+        return None if found is None else found[1]
 
     def _next_id(self) -> EventId:
         now = _milliseconds()
@@ -285,6 +318,12 @@ class MemoryListener(Listener):
     ) -> list[Message]:
         """Return the stored messages after an id. Never waits."""
         return self._broker.replay(topics, after, limit)
+
+    async def newest(
+        self, topics: Collection[str], count: int, *, per_key: bool = False
+    ) -> list[Message]:
+        """Return the newest stored messages. Never waits."""
+        return self._broker.newest(topics, count, per_key=per_key)
 
     async def latest_id(self) -> EventId:
         """Return the newest id. Never waits."""

@@ -33,13 +33,14 @@ CHECKED = (
     "recheck_period",
     "renderer_class",
     "retry",
+    "rewind",
     "serializer_classes",
     "topics",
 )
 
 
 #: The methods that a view defines as an ``async def``.
-HOOKS = ("stream", "snapshot", "connect", "disconnect", "get_groups", "get_topics")
+HOOKS = ("stream", "snapshot", "connect", "disconnect", "get_groups", "get_rewind", "get_topics")
 
 #: Names that a view needs for its own working. A subclass's handler or attribute of such a name
 #: would break it.
@@ -146,6 +147,8 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
             raise ImproperlyConfigured(
                 f"{where} must be one of {', '.join(map(repr, OVERFLOWS))}, got {value!r}."
             )
+        elif attribute == "rewind" and not (type(value) is int and value >= 0):
+            raise ImproperlyConfigured(f"{where} must be a whole number from 0 on, got {value!r}.")
         elif attribute in ("max_duration", "recheck_period") and not _is_duration(value):
             raise ImproperlyConfigured(
                 f"{where} must be a number of seconds above 0, a timedelta or None, got {value!r}."

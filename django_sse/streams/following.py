@@ -34,6 +34,8 @@ class Following(Sending):
     overflow: Overflow = "close"
     #: Bytes of published events that may wait for one client; by default, the setting's.
     outbox_limit: int | None = None
+    #: How many of its topics' newest events a fresh client gets first, in the place of a snapshot.
+    rewind: int = 0
     #: Whether the topics are subscribed: no event that is published from then on is missed.
     subscribed: bool = False
     #: Whether the client resumes where it was; settled before ``stream()`` starts.
@@ -43,6 +45,8 @@ class Following(Sending):
     # Whether it follows topics; also where there are none at the moment.
     _has_topics: bool = False
     _subscription: Subscription | None = None
+    # Whether the newest events take the place of the snapshot.
+    _rewinds: bool = False
     # How often the stream has begun anew. A task sees by it that another one has replaced it.
     _generation: int = 0
 
@@ -62,6 +66,15 @@ class Following(Sending):
         Called for fresh connections, and for clients that cannot resume, after an ``event:
         reset``. Do not give its events ids: a client that drops in the middle gets it again.
         """
+
+    async def get_rewind(self) -> int:
+        """Return how many of the newest events a fresh client gets first; by default, ``rewind``.
+
+        They come from the broker's history, before those that are published from then on; with
+        ``overflow = "latest"``, they are the newest of each ``key``. ``snapshot()`` is called where
+        it is 0.
+        """
+        return self.rewind
 
     async def follow(self) -> None:
         """Send the topics' events until the stream ends; does not return.
@@ -134,7 +147,9 @@ class Following(Sending):
             on_lost=self._start_anew,
         )
         seen = None if anew else self.last_event_id or None
-        await self._subscription.open(self._topics, seen)
+        rewind = await self.get_rewind()
+        self._rewinds = rewind > 0
+        await self._subscription.open(self._topics, seen, rewind)
         self.subscribed = True
         self.resumed = self._subscription.resumed
         if anew or (seen is not None and not self.resumed):
@@ -143,7 +158,7 @@ class Following(Sending):
     async def _catch_up(self) -> None:
         """Bring the client up to the live flow, with a snapshot where it cannot resume."""
         assert self._subscription is not None
-        if not self.resumed:
+        if not (self.resumed or self._rewinds):
             await self._send_all(self.snapshot())
         try:
             await self._subscription.join()

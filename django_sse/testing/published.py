@@ -37,9 +37,15 @@ class CapturingBroker(MemoryBroker):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Append the event to the list, and publish it."""
-        event_id = super().publish(topics, head, tail, key, timeout=timeout)
+        newest = self.latest_id()
+        event_id = super().publish(
+            topics, head, tail, key, timeout=timeout, idempotency_key=idempotency_key
+        )
+        if event_id <= newest:
+            return event_id  # It repeats an event, and is not published again.
         [event] = EventDecoder().feed(Message(event_id, tuple(topics), head, tail).encode())
         self.published.append(Published(tuple(topics), event, key))
         return event_id

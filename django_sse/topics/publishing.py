@@ -55,6 +55,7 @@ def publish(
     retry: int | timedelta | None = None,
     comments: str | None = None,
     key: str | None = None,
+    idempotency_key: str | None = None,
     serializer: SerializerClass | None = None,
     renderer: type[BaseRenderer] | None = None,
     context: Mapping[str, Any] | None = None,
@@ -71,6 +72,10 @@ def publish(
     transaction is rolled back. Outside of a transaction, or with ``on_commit=False``, it is sent at
     once. ``key`` names what the event is about, for views with ``overflow = "latest"``.
 
+    An event with an ``idempotency_key`` that was published before, and is not older than the
+    broker's ``MAX_AGE``, is not sent again, and the first one's id is returned. So a caller who
+    does not know whether an event was stored may publish it again.
+
     Returns the event's id when it was sent at once, else ``None``. Safe from any thread.
 
     Raises ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound`` at
@@ -80,12 +85,12 @@ def publish(
     ``SynchronousOnlyOperation`` on a thread with a running event loop.
     """
     words = Words(serializer, renderer, context)
-    names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
+    encoded = _encode(topics, data, event, retry, comments, key, idempotency_key, words)
     if on_commit and in_transaction(using):
-        if not _store(using or DEFAULT_DB_ALIAS, names, head, tail, key):
-            transaction.on_commit(partial(_send, names, head, tail, key), using=using)
+        if not _store(using or DEFAULT_DB_ALIAS, encoded):
+            transaction.on_commit(partial(_send, encoded), using=using)
         return None
-    return _send(names, head, tail, key)
+    return _send(encoded)
 
 
 async def apublish(
@@ -96,6 +101,7 @@ async def apublish(
     retry: int | timedelta | None = None,
     comments: str | None = None,
     key: str | None = None,
+    idempotency_key: str | None = None,
     serializer: SerializerClass | None = None,
     renderer: type[BaseRenderer] | None = None,
     context: Mapping[str, Any] | None = None,
@@ -109,7 +115,7 @@ async def apublish(
         data, _ = look_through(data)
         if isinstance(data, QuerySet):
             data = await sync_to_async(evaluated)(data)
-        names, head, tail, key = _encode(topics, data, event, retry, comments, key, words)
+        encoded = _encode(topics, data, event, retry, comments, key, idempotency_key, words)
     except SynchronousOnlyOperation as error:
         error.add_note(
             "To serialize what is published touches the database. Evaluate it before, as in "
@@ -117,9 +123,9 @@ async def apublish(
         )
         raise
     if watcher is None:
-        return await _asend(names, head, tail, key)
-    with watcher(names) as tell:
-        event_id = await _asend(names, head, tail, key)
+        return await _asend(encoded)
+    with watcher(encoded.topics) as tell:
+        event_id = await _asend(encoded)
         tell(event_id)
     return event_id
 
@@ -167,14 +173,39 @@ def check_topics(topics: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _checked_key(key: Any) -> str | None:
+def _checked_key(name: str, key: Any) -> str | None:
     if isinstance(key, _LAZY):
         key = str(key)
     if key is not None and not isinstance(key, str):
         raise InvalidEvent(
-            f"key must be a str, got {key!r}. Convert it first: key=str(…).", field="key", value=key
+            f"{name} must be a str, got {key!r}. Convert it first: {name}=str(…).",
+            field=name,
+            value=key,
         )
     return key
+
+
+def _checked_idempotency_key(key: Any) -> str | None:
+    checked = _checked_key("idempotency_key", key)
+    if checked is not None:
+        try:
+            # What is right for a topic is right for a key: every broker can store it.
+            check_topics(checked)
+        except InvalidTopic as error:
+            text = str(error).replace("A topic", "idempotency_key")
+            raise InvalidEvent(text, field="idempotency_key", value=key) from error
+    return checked
+
+
+class Encoded(NamedTuple):
+    """An event as it is handed to the broker."""
+
+    topics: tuple[str, ...]
+    head: bytes
+    tail: bytes
+    key: str | None
+    #: Further arguments of ``Broker.publish()``; brokers need not know those that nobody gives.
+    options: dict[str, Any]
 
 
 class Words(NamedTuple):
@@ -209,11 +240,13 @@ def _encode(
     retry: int | timedelta | None,
     comments: str | None,
     key: Any,
+    idempotency_key: Any,
     words: Words,
-) -> tuple[tuple[str, ...], bytes, bytes, str | None]:
+) -> Encoded:
     names = check_topics(topics)
     wait = check_fields(data, event, None, retry, comments)
-    key = _checked_key(key)
+    key = _checked_key("key", key)
+    once = _checked_idempotency_key(idempotency_key)
     text = None if data is None else words.text(data)
     head, tail = encode_head(text, event), encode_tail(wait, comments)
     size = len(head) + len(tail)
@@ -224,7 +257,7 @@ def _encode(
             "that clients fetch, or raise the setting.",
             size=size,
         )
-    return names, head, tail, key
+    return Encoded(names, head, tail, key, {} if once is None else {"idempotency_key": once})
 
 
 class _PerThread(threading.local):
@@ -272,35 +305,40 @@ def in_transaction(using: str | None) -> bool:
     return not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
 
 
-def _send(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> str:
+def _send(encoded: Encoded) -> str:
     if watcher is None:
-        return _hand_over(names, head, tail, key)
-    with watcher(names) as tell:
-        event_id = _hand_over(names, head, tail, key)
+        return _hand_over(encoded)
+    with watcher(encoded.topics) as tell:
+        event_id = _hand_over(encoded)
         tell(event_id)
     return event_id
 
 
-def _store(using: str, names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> bool:
+def _store(using: str, encoded: Encoded) -> bool:
     """Write an event into the open transaction; return False where the broker cannot."""
-    broker = get_broker()
+    topics, head, tail, key, options = encoded
+    store = partial(get_broker().publish_in_transaction, using, topics, head, tail, key, **options)
     if watcher is None:
-        stored = broker.publish_in_transaction(using, names, head, tail, key)
+        stored = store()
     else:
-        with watcher(names):
-            stored = broker.publish_in_transaction(using, names, head, tail, key)
+        with watcher(topics):
+            stored = store()
     if stored:
         transaction.on_commit(counters.add_published, using=using)
     return stored
 
 
-async def _asend(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> str:
-    event_id = await get_broker().apublish(names, head, tail, key, timeout=conf.publish_timeout)
+async def _asend(encoded: Encoded) -> str:
+    topics, head, tail, key, options = encoded
+    timeout = conf.publish_timeout
+    event_id = await get_broker().apublish(topics, head, tail, key, timeout=timeout, **options)
     counters.add_published()
     return str(event_id)
 
 
-def _hand_over(names: tuple[str, ...], head: bytes, tail: bytes, key: str | None) -> str:
-    event_id = get_broker().publish(names, head, tail, key, timeout=conf.publish_timeout)
+def _hand_over(encoded: Encoded) -> str:
+    topics, head, tail, key, options = encoded
+    timeout = conf.publish_timeout
+    event_id = get_broker().publish(topics, head, tail, key, timeout=timeout, **options)
     counters.add_published()
     return str(event_id)

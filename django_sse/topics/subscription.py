@@ -85,10 +85,12 @@ class Subscription:
         # Whether the client was told the id from which it resumes.
         self._told = False
 
-    async def open(self, topics: Collection[str], last_event_id: str | None) -> None:
+    async def open(
+        self, topics: Collection[str], last_event_id: str | None, rewind: int = 0
+    ) -> None:
         """Subscribe to topics, and find whether and where the client resumes.
 
-        Waits for as long as the broker is away.
+        A client that does not resume begins with the newest ``rewind`` stored messages. Waits for as long as the broker is away.
         """
         hub = self._hub = get_hub()
         self._cohort = hub.add(self, frozenset(topics))
@@ -102,6 +104,13 @@ class Subscription:
             else:
                 self.resumed = True
                 self.cursor = after
+                return
+        if rewind:
+            per_key = self._overflow == "latest"
+            self._page = deque(await hub.listener.newest(topics, rewind, per_key=per_key))
+            if self._page:
+                # They have ids of their own, so the client needs no cursor.
+                self._told = True
                 return
         # The snapshot is made after this moment, and so has what was published before it.
         self.cursor = await hub.listener.latest_id()

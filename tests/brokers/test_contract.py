@@ -127,6 +127,28 @@ async def test_replay_is_of_one_moment(make_broker: MakeBroker, listen: Listen) 
         assert replay == everything[: len(replay)]
 
 
+async def test_newest_messages_come_in_order(make_broker: MakeBroker, listen: Listen) -> None:
+    broker = make_broker(HISTORY=700)
+    listener = listen(broker).listener
+    assert await listener.newest(["a", "never"], 3) == []
+    topics = [["a"], ["b"], ["a", "b"], ["other"]]
+    ids = [
+        await broker.apublish(topics[n % 4], b"", b"", f"key {n % 3}", timeout=TIMEOUT)
+        for n in range(604)
+    ]
+    for count in 1, 2, 3, 50, 10_000:
+        wanted = [id for n, id in enumerate(ids) if n % 4 != 3][-count:]
+        assert [it.id for it in await listener.newest(["b", "a"], count)] == wanted
+    newest = await listener.newest(["a", "b"], 10, per_key=True)
+    assert [(it.id, it.key) for it in newest] == [(ids[n], f"key {n % 3}") for n in (600, 601, 602)]
+    assert await listener.newest(["a", "b"], 1, per_key=True) == newest[-1:]
+    # Long before the others, and the only one of its key.
+    first = await broker.apublish(["c"], b"", b"", "seldom", timeout=TIMEOUT)
+    for _ in range(600):
+        last = await broker.apublish(["c"], b"", b"", "often", timeout=TIMEOUT)
+    assert [it.id for it in await listener.newest(["c"], 2, per_key=True)] == [first, last]
+
+
 async def test_trimmed_events_are_reported_to_the_id(
     make_broker: MakeBroker, listen: Listen
 ) -> None:
@@ -351,6 +373,34 @@ async def test_a_broker_can_be_closed_while_it_is_used(broker: Broker, listen: L
     await publishing
     await ear.until_id(broker.publish(["a"], b"afterwards", timeout=TIMEOUT))
     await ear.until_id(await publish(broker, "a", b"end"))
+
+
+async def test_an_idempotency_key_is_published_once(
+    make_broker: MakeBroker, listen: Listen
+) -> None:
+    broker = make_broker(MAX_AGE=1)
+    ear = listen(broker)
+    await ear.listener.subscribe(["a", "b"])
+
+    async def once(topic: str, head: bytes, key: str | None) -> EventId:
+        return await broker.apublish([topic], head, timeout=TIMEOUT, idempotency_key=key)
+
+    first = await once("a", b"first", "order:17 paid ü")
+    assert await publish(broker, "a", b"other") > first
+    assert await once("a", b"again", "order:17 paid ü") == first
+    assert await once("b", b"elsewhere", "order:17 paid ü") == first
+    heads = [b"%d" % number for number in range(20)]
+    ids = await asyncio.gather(*(once("a", head, "at once") for head in heads))
+    assert len(set(ids)) == 1
+    assert broker.publish(["a"], b"", timeout=TIMEOUT, idempotency_key="at once") == ids[0]
+    await asyncio.sleep(1.1)
+    # It is older than the history, and forgotten.
+    later = await once("a", b"later", "order:17 paid ü")
+    assert later > ids[0]
+    await ear.until_id(later)
+    assert ear.heads[:2] == [b"first", b"other"]
+    assert ear.heads[2] in heads
+    assert ear.heads[3:] == [b"later"]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class DatabaseBroker(Broker):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Store the event in a transaction of its own; return the event's id.
 
@@ -98,11 +99,11 @@ class DatabaseBroker(Broker):
         Within the transaction of Django's ``TestCase``, which is never committed, the event is
         stored in it.
         """
-        event = store.draft(topics, head, tail, key)
+        event = store.draft(topics, head, tail, key, idempotency_key)
         test = self._test_connection()
         if test is not None:
             try:
-                [number], _ = store.write(test, [event], 0)
+                [number], _ = store.write(test, [event], 0, self._limits.max_age)
             except Error as error:
                 text = in_words(error, self._alias)
                 raise PublishFailed(
@@ -123,9 +124,10 @@ class DatabaseBroker(Broker):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
-        job = self._submit(store.draft(topics, head, tail, key), timeout)
+        job = self._submit(store.draft(topics, head, tail, key, idempotency_key), timeout)
         try:
             async with asyncio.timeout(timeout):
                 return _id(await asyncio.wrap_future(job.future))
@@ -139,6 +141,8 @@ class DatabaseBroker(Broker):
         head: bytes,
         tail: bytes = b"",
         key: str | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Store the event in the open transaction of the database ``using``, if that is the broker's.
 
@@ -148,7 +152,8 @@ class DatabaseBroker(Broker):
         if using != self._alias:
             return False
         try:
-            store.put(connections[using], store.draft(topics, head, tail, key))
+            event = store.draft(topics, head, tail, key, idempotency_key)
+            store.put(connections[using], event)
         except Error as error:
             raise PublishFailed(
                 f"{self} did not take the event: {in_words(error, using)}", may_be_stored=False
@@ -292,7 +297,7 @@ class DatabaseBroker(Broker):
         """Number the events of a transaction that was committed."""
         test = self._test_connection()
         if test is not None:
-            store.write(test, [], 0)
+            store.write(test, [], 0, self._limits.max_age)
             return
         job = self._submit(None, NUMBER_SECONDS)
         try:
@@ -312,7 +317,7 @@ class DatabaseBroker(Broker):
         """Let an empty database begin an epoch."""
         test = self._test_connection()
         if test is not None:
-            store.write(test, [], 0)
+            store.write(test, [], 0, self._limits.max_age)
             return
         job = self._submit(None, timeout)
         try:

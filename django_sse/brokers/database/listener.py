@@ -129,6 +129,16 @@ class DatabaseListener(Listener):
         assert query.task is not None
         return list(await asyncio.shield(query.task))
 
+    async def newest(
+        self, topics: Collection[str], count: int, *, per_key: bool = False
+    ) -> list[Message]:
+        """Return the newest stored messages."""
+        names = sorted(topics)
+        limits = self._source.limits
+        return await self._queries.run(
+            lambda connection: store.newest(connection, names, count, limits, per_key=per_key)
+        )
+
     async def latest_id(self) -> EventId:
         """Return the newest id over all topics; waits for as long as the database is away."""
         return store.id_of((await self._queries.run(self._source.position)).last)

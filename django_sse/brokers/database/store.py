@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_sse.brokers.base import PASSING, EventId, Message
+from django_sse.brokers.base import PASSING, EventId, Message, newest_of
 
 from .connections import transaction
 
@@ -42,6 +42,7 @@ class Draft(NamedTuple):
     envelope: str
     head: bytes
     tail: bytes
+    once: str | None = None
 
 
 class Limits(NamedTuple):
@@ -67,10 +68,17 @@ class Position(NamedTuple):
     last: int
 
 
-def draft(topics: Sequence[str], head: bytes, tail: bytes, key: str | None) -> Draft:
+def draft(
+    topics: Sequence[str],
+    head: bytes,
+    tail: bytes,
+    key: str | None,
+    idempotency_key: str | None = None,
+) -> Draft:
     """Return an event as the tables hold it."""
     names = tuple(dict.fromkeys(topics))
-    return Draft(names, json.dumps([names, key]), head, tail)
+    envelope = json.dumps([names, key, idempotency_key])
+    return Draft(names, envelope, head, tail, idempotency_key)
 
 
 def number_of(id: EventId) -> int:
@@ -123,10 +131,11 @@ def position(connection: BaseDatabaseWrapper) -> Position | None:
 
 
 def write(
-    connection: BaseDatabaseWrapper, events: Sequence[Draft], known: int
+    connection: BaseDatabaseWrapper, events: Sequence[Draft], known: int, max_age: int
 ) -> tuple[list[int], int]:
     """Number and store what is pending, then ``events``; return the numbers of ``events``, and of
-    how many pending ones.
+    how many pending ones. An event whose idempotency key is at most ``max_age`` milliseconds old is
+    not stored again, and has the first one's number.
 
     ``known`` is the newest number that this process has seen. Where the database knows only lower
     ones, it has lost events, and a new epoch begins: every older id is then history lost. All is
@@ -144,18 +153,25 @@ def write(
         at = _begin_epoch(connection, at, known)
     elif not pending and not events:
         return [], 0
-    first = max(at.last + 1, now())
-    waiting = [
-        Draft(tuple(json.loads(envelope)[0]), envelope, bytes(head), bytes(tail))
-        for _, envelope, head, tail in pending
-    ]
+    waiting = [_pending(*row[1:]) for row in pending]
     drafts = [*waiting, *events]
-    numbers = list(range(first, first + len(drafts)))
+    first = max(at.last + 1, now())
+    given = _published(connection, {it.once for it in drafts if it.once is not None}, max_age)
+    before = set(given)
+    numbers: list[int] = []
+    new: list[tuple[int, Draft]] = []
+    for event in drafts:
+        number = given.get(event.once) if event.once is not None else None
+        if number is None:
+            number = first + len(new)
+            new.append((number, event))
+            if event.once is not None:
+                given[event.once] = number
+        numbers.append(number)
     entries = [
-        (_name(connection, topic), number)
-        for number, event in zip(numbers, drafts, strict=True)
-        for topic in event.topics
+        (_name(connection, topic), number) for number, event in new for topic in event.topics
     ]
+    once = [(_name(connection, it), given[it]) for it in given.keys() - before]
     with connection.cursor() as cursor:
         if pending:
             marks = ", ".join(["%s"] * len(pending))
@@ -166,15 +182,39 @@ def write(
         _insert(
             cursor,
             "django_sse_event (number, envelope, head, tail)",
-            [
-                (number, event.envelope, event.head, event.tail)
-                for number, event in zip(numbers, drafts, strict=True)
-            ],
+            [(number, event.envelope, event.head, event.tail) for number, event in new],
         )
         _insert(cursor, "django_sse_entry (topic, number)", entries)
+        _insert(cursor, "django_sse_once (name, number)", once)
         if connection.vendor == "postgresql":
             cursor.execute("NOTIFY django_sse")
     return numbers[len(pending) :], len(pending)
+
+
+def _pending(envelope: str, head: Any, tail: Any) -> Draft:
+    topics, _, once = json.loads(envelope)
+    return Draft(tuple(topics), envelope, bytes(head), bytes(tail), once)
+
+
+def _published(
+    connection: BaseDatabaseWrapper, names: Collection[str], max_age: int
+) -> dict[str, int]:
+    """Return the numbers of the events that were published with idempotency keys."""
+    if not names:
+        return {}
+    wanted = {_name(connection, name): name for name in names}
+    marks = ", ".join(["%s"] * len(wanted))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"DELETE FROM django_sse_once WHERE name IN ({marks}) AND number < %s",  # noqa: S608
+            [*wanted, now() - (max_age << SEQUENCE_BITS)],
+        )
+    rows = _rows(
+        connection,
+        f"SELECT name, number FROM django_sse_once WHERE name IN ({marks})",  # noqa: S608
+        list(wanted),
+    )
+    return {wanted[name]: number for name, number in rows}
 
 
 def _begin_epoch(connection: BaseDatabaseWrapper, at: Position | None, known: int) -> Position:
@@ -229,6 +269,37 @@ def replay(
         [*names, after, _HIGHEST if limit is None else limit],
     )
     return [_message(*row) for row in rows]
+
+
+def newest(
+    connection: BaseDatabaseWrapper,
+    topics: Collection[str],
+    count: int,
+    limits: Limits,
+    *,
+    per_key: bool,
+) -> list[Message]:
+    """Return the newest messages of topics, as ``Listener.newest()`` promises."""
+    names = [_name(connection, topic) for topic in topics]
+    marks = ", ".join(["%s"] * len(names))
+
+    def newest_first() -> Iterator[Message]:
+        before, oldest = _HIGHEST, now() - (limits.max_age << SEQUENCE_BITS)
+        while True:
+            rows = _rows(
+                connection,
+                "SELECT event.number, envelope, head, tail FROM (SELECT DISTINCT number "  # noqa: S608
+                f"FROM django_sse_entry WHERE topic IN ({marks}) AND number < %s AND number >= %s "
+                "ORDER BY number DESC LIMIT %s) found JOIN django_sse_event event "
+                "ON event.number = found.number ORDER BY event.number DESC",
+                [*names, before, oldest, BATCH if per_key else min(count, BATCH)],
+            )
+            yield from (_message(*row) for row in rows)
+            if not rows:
+                return
+            before = rows[-1][0]
+
+    return newest_of(newest_first(), count, per_key=per_key)
 
 
 def lost_since(
@@ -309,6 +380,7 @@ def trim(connection: BaseDatabaseWrapper, topics: Iterable[str], limits: Limits)
             "DELETE FROM django_sse_trimmed WHERE number < %s",
             [cutoff - (MEMORY << SEQUENCE_BITS)],
         )
+        cursor.execute("DELETE FROM django_sse_once WHERE number < %s", [cutoff])
     return more
 
 
@@ -401,7 +473,7 @@ def _name(connection: BaseDatabaseWrapper, topic: str) -> str | bytes:
 
 
 def _message(number: int, envelope: str, head: Any, tail: Any) -> Message:
-    topics, key = json.loads(envelope)
+    topics, key, _ = json.loads(envelope)
     return Message(id_of(number), tuple(topics), bytes(head), bytes(tail), key)
 
 

@@ -8,6 +8,7 @@ all of them:
 - ``event``: events under their number, which stands for their id (``store.number_of()``);
 - ``entry``: for each topic, the numbers of its events;
 - ``trimmed``: for each topic, up to which number its events may have been deleted;
+- ``once``: for each idempotency key, the number of its event;
 - ``state``: one row with the ``epoch``, the number at which the data begins.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-TABLES = ("pending", "event", "entry", "trimmed", "state")
+TABLES = ("pending", "event", "entry", "trimmed", "once", "state")
 
 # The names of topics are compared byte by byte, whatever the database's collation is. MySQL's text
 # ignores spaces at the end when it compares, also in its binary collation.
@@ -33,6 +34,9 @@ CREATE INDEX IF NOT EXISTS django_sse_entry_number ON django_sse_entry (number);
 CREATE TABLE IF NOT EXISTS django_sse_trimmed (
     topic text COLLATE "C" PRIMARY KEY, number bigint NOT NULL);
 CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (number);
+CREATE TABLE IF NOT EXISTS django_sse_once (
+    name text COLLATE "C" PRIMARY KEY, number bigint NOT NULL);
+CREATE INDEX IF NOT EXISTS django_sse_once_number ON django_sse_once (number);
 CREATE TABLE IF NOT EXISTS django_sse_state (id smallint PRIMARY KEY, epoch bigint NOT NULL)
 """
 _SQLITE = """
@@ -48,6 +52,9 @@ CREATE INDEX IF NOT EXISTS django_sse_entry_number ON django_sse_entry (number);
 CREATE TABLE IF NOT EXISTS django_sse_trimmed (
     topic text PRIMARY KEY, number integer NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (number);
+CREATE TABLE IF NOT EXISTS django_sse_once (
+    name text PRIMARY KEY, number integer NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS django_sse_once_number ON django_sse_once (number);
 CREATE TABLE IF NOT EXISTS django_sse_state (id integer PRIMARY KEY, epoch integer NOT NULL)
 """
 _MYSQL = """
@@ -63,6 +70,9 @@ CREATE TABLE IF NOT EXISTS django_sse_entry (
 CREATE TABLE IF NOT EXISTS django_sse_trimmed (
     topic varbinary(800) PRIMARY KEY, number bigint NOT NULL,
     INDEX django_sse_trimmed_number (number)) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_once (
+    name varbinary(800) PRIMARY KEY, number bigint NOT NULL,
+    INDEX django_sse_once_number (number)) ENGINE=InnoDB;
 CREATE TABLE IF NOT EXISTS django_sse_state (
     id smallint PRIMARY KEY, epoch bigint NOT NULL) ENGINE=InnoDB
 """

@@ -171,7 +171,9 @@ class Writer:
         try:
             with transaction(connection):
                 events = [job.event for job in jobs if job.event is not None]
-                numbers, pending = store.write(connection, events, self._known.number)
+                numbers, pending = store.write(
+                    connection, events, self._known.number, self._limits.max_age
+                )
                 committing = True
         except Error as error:
             if committing:
@@ -186,7 +188,7 @@ class Writer:
 
     def _finish(self, jobs: Sequence[Job], numbers: Sequence[int]) -> None:
         if numbers:
-            self._known.note(numbers[-1])
+            self._known.note(max(numbers))
         self._wrote()
         given = iter(numbers)
         for job in jobs:

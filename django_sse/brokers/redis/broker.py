@@ -99,13 +99,15 @@ class RedisBroker(Broker):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Run the script that stores and distributes the event; return the event's id.
 
         Raises ``PublishFailed`` after ``timeout`` seconds, or when Redis refuses the event.
         """
-        attempt = Attempt(once=True)
-        keys, args = self._publication(topics, head, tail, key)
+        # With an idempotency key, a second run of the script does nothing.
+        attempt = Attempt(once=idempotency_key is None)
+        keys, args = self._publication(topics, head, tail, key, idempotency_key)
         try:
             return self._run(PUBLISH, keys, args, attempt, timeout)
         except _FAILURES as error:
@@ -119,10 +121,11 @@ class RedisBroker(Broker):
         key: str | None = None,
         *,
         timeout: float,
+        idempotency_key: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
-        attempt = Attempt(once=True)
-        keys, args = self._publication(topics, head, tail, key)
+        attempt = Attempt(once=idempotency_key is None)
+        keys, args = self._publication(topics, head, tail, key, idempotency_key)
         try:
             async with asyncio.timeout(timeout):
                 return await self._arun(PUBLISH, keys, args, attempt)
@@ -176,14 +179,22 @@ class RedisBroker(Broker):
         return self._connections
 
     def _publication(
-        self, topics: Sequence[str], head: bytes, tail: bytes, key: str | None
+        self,
+        topics: Sequence[str],
+        head: bytes,
+        tail: bytes,
+        key: str | None,
+        idempotency_key: str | None,
     ) -> tuple[list[str], list[Any]]:
         topics = list(dict.fromkeys(topics))
         channels = [self._names.channel(topic) for topic in topics]
         event = pack(topics, head, tail, key)
         passing = all(topic.startswith(PASSING) for topic in topics)
         limits = _PASSING_LIMITS if passing else self._limits
-        return self._names.keys(topics), [str(self._known.id), event, *limits, *channels]
+        keys = self._names.keys(topics)
+        if idempotency_key is not None:
+            keys.append(self._names.once(idempotency_key))
+        return keys, [str(self._known.id), event, *limits, *channels]
 
     def _run(
         self,

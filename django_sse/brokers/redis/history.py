@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from django_sse.brokers.base import FIRST, EventId, Message
+from django_sse.brokers.base import FIRST, EventId, Message, newest_of
 from django_sse.exceptions import BrokerError
 
 from .attempts import AWAY, Attempt, in_words, pauses
 from .connections import Connections
-from .script import LATEST, NEW_AGE, READ, Names, Script, event_id, unpack
+from .script import LATEST, NEW_AGE, NEWEST, READ, Names, Script, event_id, unpack
 
 logger = logging.getLogger("django_sse")
 
@@ -150,6 +150,27 @@ class History:
                     del positions[topic]
         messages = [found[position] for position in sorted(found)[:limit]]
         return Reading(messages, lost, upto, fell_back)
+
+    async def newest(
+        self, topics: Collection[str], count: int, *, per_key: bool = False
+    ) -> list[Message]:
+        """Return the newest messages, as ``Listener.newest()`` promises."""
+        ends = dict.fromkeys(topics, "+")
+        found: dict[EventId, Message] = {}
+        while ends:
+            # Of keys, the whole history may be needed. Of others, not more than ``count`` is.
+            size = EVENTS_PER_READ if per_key else min(count, EVENTS_PER_READ)
+            args = [size, *ends.values()]
+            pages = await self._run(NEWEST, self._names.streams(list(ends)), args)
+            for topic, page in zip(list(ends), pages, strict=True):
+                for text, (_, _, _, event) in page:
+                    id = event_id(text)
+                    found[id] = unpack(id, event)
+                    ends[topic] = f"({id}"
+                if len(page) < size or (not per_key and len(found) >= count):
+                    del ends[topic]
+        newest_first = (found[id] for id in sorted(found, reverse=True))
+        return newest_of(newest_first, count, per_key=per_key)
 
     async def _read_pages(
         self, after: Mapping[str, EventId], upto: EventId | None, count: int

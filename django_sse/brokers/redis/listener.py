@@ -136,6 +136,12 @@ class RedisListener(Listener):
             )
         return reading.messages
 
+    async def newest(
+        self, topics: Collection[str], count: int, *, per_key: bool = False
+    ) -> list[Message]:
+        """Read the newest stored messages from the streams."""
+        return await self._history.newest(topics, count, per_key=per_key)
+
     async def latest_id(self) -> EventId:
         """Return the newest id over all topics; waits for as long as Redis is away."""
         return await self._history.latest()

@@ -8,6 +8,7 @@ The keys under the prefix (``sse:``) are:
 - ``events:<topic>``, a stream: the topic's last events under their ids. Each entry has the id of
   the topic's ``previous`` event, so that the oldest entry says up to which id the topic was
   trimmed;
+- ``once:<idempotency key>``, a string: the id of the event that was published with the key;
 - ``newest:<topic>``, a string: the id of the topic's newest event. It outlives the stream. After
   the stream has expired, it says up to which id the topic's events are gone.
 
@@ -99,22 +100,29 @@ class Script:
 
 
 #: Gives an id, stores, trims, and distributes; returns the id.
-#: KEYS: ids, then stream and newest of each topic.
+#: KEYS: ids, then stream and newest of each topic, then the key under which the event's id is
+#: remembered, where it has an idempotency key.
 #: ARGV: known id, event, history, milliseconds for streams and for newest ids, then the channels.
 PUBLISH = Script("""
+local once = #KEYS % 2 == 0 and KEYS[#KEYS]
 local now, ms, seq = state(KEYS[1], ARGV[1])
+local first = once and redis.call('GET', once)
+if first then return first end
 local before_ms, before_seq = ms, seq
 if now > ms then ms, seq = now, 0 else seq = seq + 1 end
 local id = text(ms, seq)
 local event, history, age, memory = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 redis.call('HSET', KEYS[1], 'last', id)
-for i = 2, #KEYS, 2 do
+for i = 2, #KEYS - 1, 2 do
   local stream, newest = KEYS[i], KEYS[i + 1]
   local previous = redis.call('GET', newest) or evicted(KEYS[1], text(before_ms, before_seq))
   redis.call('XADD', stream, 'MAXLEN', '=', history, id, 'previous', previous, 'event', event)
   redis.call('XTRIM', stream, 'MINID', '=', text(math.max(ms - age, 0), 0))
   redis.call('PEXPIREAT', stream, string.format('%.0f', ms + age))
   redis.call('SET', newest, id, 'PXAT', string.format('%.0f', ms + memory))
+end
+if once then
+  redis.call('SET', once, id, 'PXAT', string.format('%.0f', ms + age))
 end
 for i = 6, #ARGV do
   redis.call('PUBLISH', ARGV[i], id .. '\\n' .. event)
@@ -159,6 +167,16 @@ return {string.format('%.0f', now), last, birth, topics}
 """)
 
 
+#: Returns entries of each stream, the newest first.
+#: KEYS: the streams. ARGV: entries per stream, then for each stream where to begin ('+' or an id).
+NEWEST = Script("""
+local pages = {}
+for i = 1, #KEYS do
+  pages[i] = redis.call('XREVRANGE', KEYS[i], ARGV[i + 1], '-', 'COUNT', ARGV[1])
+end
+return pages
+""")
+
 #: Begins a new age, because events of the old one may be missing. Returns its first id.
 #: KEYS: ids. ARGV: known id.
 NEW_AGE = Script("""
@@ -186,6 +204,14 @@ class Names:
         for topic in topics:
             keys += (f"{self._prefix}events:{topic}", f"{self._prefix}newest:{topic}")
         return keys
+
+    def once(self, idempotency_key: str) -> str:
+        """Return the key under which the id of an event with an idempotency key is remembered."""
+        return f"{self._prefix}once:{idempotency_key}"
+
+    def streams(self, topics: Sequence[str]) -> list[str]:
+        """Return the keys of the topics' streams."""
+        return [f"{self._prefix}events:{topic}" for topic in topics]
 
     def channel(self, topic: str) -> str:
         """Return the name of the channel that distributes the topic's messages."""

@@ -24,6 +24,7 @@ from django_sse.testing import NothingReceived, StreamClient, connect
 from django_sse.topics import subscription
 from django_sse.topics.hub import get_hub
 from testproject.asgi import application
+from tests.integration.topics.project.streams import Numbers
 from tests.support.servers import free_port
 
 from .brokers import HeldBroker
@@ -125,6 +126,44 @@ async def test_joining_fresh_client_gets_snapshot_cursor_then_events(broker: Bro
         ]
         assert blocks[2].id not in {None, *ids, cursor}
         assert b"data: second half\n\nid: %b\n\n" % str(blocks[2].id).encode() in stream.received
+        await stream.receive_nothing()
+
+
+async def test_joining_with_rewind_begins_with_the_newest_events(broker: Broker) -> None:
+    class Rewinding(Numbers):
+        rewind = 2
+        heartbeat = None
+
+    for number in range(4):
+        await apublish("a", f"{number}")
+    async with connect(Rewinding, "/?topics=a,b") as stream:
+        events = [await stream.receive() for _ in range(2)]
+        assert [event.data for event in events] == ["2", "3"]
+        await apublish("b", "live")
+        assert (await stream.receive()).data == "live"
+    # A client that resumes is not sent them again, and none gets a snapshot.
+    last = {"Last-Event-ID": str(events[0].id)}
+    async with connect(Rewinding, "/?topics=a,b", headers=last) as stream:
+        assert [(await stream.receive()).data for _ in range(2)] == ["3", "live"]
+    async with connect(Rewinding, "/?topics=c") as stream:
+        while (await stream.receive_block()).id is None:
+            pass  # Until it has its cursor.
+        await apublish("c", "first")
+        assert (await stream.receive()).data == "first"
+
+
+async def test_joining_with_rewind_keeps_the_newest_of_each_key(broker: Broker) -> None:
+    class Prices(Numbers):
+        overflow = "latest"
+        heartbeat = None
+
+        async def get_rewind(self) -> int:
+            return 10
+
+    for number in range(6):
+        await apublish("a", f"{number}", key=f"{number % 2}")
+    async with connect(Prices, "/?topics=a") as stream:
+        assert [(await stream.receive()).data for _ in range(2)] == ["4", "5"]
         await stream.receive_nothing()
 
 
