@@ -133,8 +133,8 @@ def check_broker(
         found.append(
             Warning(
                 f"The MemoryBroker reaches one process only, and {sign} shows several.",
-                hint='Use "django_sse.brokers.redis.RedisBroker" as DJANGO_SSE["BROKER"]'
-                '["BACKEND"].',
+                hint='Use "django_sse.brokers.database.DatabaseBroker" or '
+                '"django_sse.brokers.redis.RedisBroker" as DJANGO_SSE["BROKER"]["BACKEND"].',
                 id="django_sse.W003",
             )
         )

@@ -45,7 +45,8 @@ def _look_again(before: set[int]) -> None:
         logger.warning(
             "%d processes serve this application, and the MemoryBroker reaches one: most of what is "
             "published does not arrive at the clients of the others. Use "
-            '"django_sse.brokers.redis.RedisBroker" as DJANGO_SSE["BROKER"]["BACKEND"], or one worker.',
+            '"django_sse.brokers.database.DatabaseBroker" or "django_sse.brokers.redis.RedisBroker" as '
+            'DJANGO_SSE["BROKER"]["BACKEND"], or one worker.',
             len(there) + 1,
         )
 
