@@ -14,6 +14,7 @@ from django.conf import settings
 # Import the fixtures for environments in which the package's pytest plugin is not installed.
 from django_sse.pytest_plugin import sse_connect, sse_published  # noqa: F401
 from tests.project.journal import Journal
+from tests.support.mariadb_server import MariaDBServer
 from tests.support.postgres_server import PostgresServer, need_postgres
 from tests.support.servers import Server, copy_database, make_database
 
@@ -79,6 +80,13 @@ def shared_postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL for all tests that do it no harm; each uses a database of its own."""
     need_postgres()
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_mariadb() -> Iterator[MariaDBServer]:
+    """A MariaDB for all tests; each uses a database of its own."""
+    with MariaDBServer() as server:
         yield server
 
 

@@ -52,7 +52,7 @@ def redis_broker(redis_server: RedisServer) -> Iterator[MakeBroker]:
         broker.close()
 
 
-@pytest.fixture(params=["memory", "redis", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "redis", "sqlite", "postgresql", "mariadb"])
 def make_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBroker]:
     """``make_broker(**OPTIONS)`` makes a broker of each kind in turn, without any data."""
     brokers: list[Broker] = []

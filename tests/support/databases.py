@@ -50,14 +50,15 @@ def database(settings: dict[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def new_database(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterator[str]:
-    """Make an empty ``"sqlite"`` or ``"postgresql"`` database; yield its alias.
+    """Make an empty ``"sqlite"``, ``"postgresql"`` or ``"mariadb"`` database; yield its alias.
 
-    Asks for the fixture ``shared_postgres`` where it is needed.
+    Asks for the fixture of the server that it needs.
     """
     if kind == "sqlite":
         settings = sqlite_settings(directory / f"{next(_numbers)}.sqlite3")
     else:
-        settings = request.getfixturevalue("shared_postgres").new_database()
+        server = {"postgresql": "shared_postgres", "mariadb": "shared_mariadb"}[kind]
+        settings = request.getfixturevalue(server).new_database()
     with request.getfixturevalue("django_db_blocker").unblock(), database(settings) as alias:
         yield alias
 

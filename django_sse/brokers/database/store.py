@@ -32,7 +32,8 @@ _SEQUENCES = (1 << SEQUENCE_BITS) - 1
 _HIGHEST = 2**63 - 1
 # Any number that other programs are unlikely to use as the key of a lock.
 _LOCK = 7_235_417_130_652_071
-_LOCK_NAME = "django_sse"
+# MySQL's locks are those of the server, and have at most 64 characters.
+_LOCK_NAME = "LEFT(CONCAT('django_sse.', DATABASE()), 64)"
 
 
 class Draft(NamedTuple):
@@ -231,14 +232,14 @@ def take_lock(connection: BaseDatabaseWrapper, seconds: float) -> bool:
     """Take the lock under which events are numbered, where it must be taken before the transaction."""
     if connection.vendor != "mysql":
         return True
-    rows = _rows(connection, "SELECT GET_LOCK(%s, %s)", [_LOCK_NAME, seconds])
+    rows = _rows(connection, f"SELECT GET_LOCK({_LOCK_NAME}, %s)", [seconds])
     return bool(rows[0][0])
 
 
 def release_lock(connection: BaseDatabaseWrapper) -> None:
     """Give back what ``take_lock()`` took."""
     if connection.vendor == "mysql":
-        _rows(connection, "SELECT RELEASE_LOCK(%s)", [_LOCK_NAME])
+        _rows(connection, f"SELECT RELEASE_LOCK({_LOCK_NAME})")
 
 
 def read(connection: BaseDatabaseWrapper, after: int) -> list[Message]:

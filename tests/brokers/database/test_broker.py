@@ -64,12 +64,12 @@ class Project:
         def ask() -> Any:
             with connections[self.alias].cursor() as cursor:
                 cursor.execute(statement)
-                return cursor.fetchall() if cursor.description else None
+                return list(cursor.fetchall()) if cursor.description else None
 
         return await self.run(ask)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def make_project(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[..., Project]]:
