@@ -15,8 +15,9 @@ from django.conf import settings
 from django_sse.pytest_plugin import sse_connect, sse_published  # noqa: F401
 from tests.project.journal import Journal
 from tests.support.mariadb_server import MariaDBServer
-from tests.support.postgres_server import PostgresServer, need_postgres
+from tests.support.postgres_server import PostgresServer, program
 from tests.support.servers import Server, copy_database, make_database
+from tests.support.services import missing
 
 #: The tests that `-m "not slow"` leaves out: they show the behaviour of servers, Redis, proxies and
 #: browsers.
@@ -78,7 +79,7 @@ def database(sample_database: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def shared_postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL for all tests that do it no harm; each uses a database of its own."""
-    need_postgres()
+    _need_postgres()
     with PostgresServer() as server:
         yield server
 
@@ -90,10 +91,16 @@ def shared_mariadb() -> Iterator[MariaDBServer]:
         yield server
 
 
+def _need_postgres() -> None:
+    """Skip the test where PostgreSQL is missing; fail where ``REQUIRE_SERVICES=1`` is set."""
+    if program("postgres") is None or program("initdb") is None:
+        missing("postgres", package="postgresql")
+
+
 @pytest.fixture
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL for one test, which may do with it what it likes."""
-    need_postgres()
+    _need_postgres()
     with PostgresServer() as server:
         yield server
 

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from tests.support.servers import HOST, free_port, listens
-from tests.support.services import missing
 
 START_SECONDS = 30.0
 
@@ -27,12 +26,6 @@ def program(name: str) -> str | None:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, folders)])
     return shutil.which(name, path=path)
-
-
-def need_postgres() -> None:
-    """Skip the test where PostgreSQL is missing; fail where ``REQUIRE_SERVICES=1`` is set."""
-    if program("postgres") is None or program("initdb") is None:
-        missing("postgres", package="postgresql")
 
 
 class PostgresServer:

@@ -103,7 +103,7 @@ class DatabaseBroker(Broker):
         test = self._test_connection()
         if test is not None:
             try:
-                [number], _ = store.write(test, [event], 0, self._limits.max_age)
+                [number] = store.write(test, [event], 0, self._limits.max_age).numbers
             except Error as error:
                 text = in_words(error, self._alias)
                 raise PublishFailed(

@@ -62,6 +62,18 @@ class Glance(NamedTuple):
     pending: bool
 
 
+class Written(NamedTuple):
+    """What one transaction has numbered.
+
+    ``numbers`` are those of the given events; ``pending`` is how many others were numbered before
+    them; ``topics`` are those of both.
+    """
+
+    numbers: list[int]
+    pending: int
+    topics: set[str]
+
+
 class Position(NamedTuple):
     """The number at which the data begins, and the newest number that was given."""
 
@@ -133,10 +145,11 @@ def position(connection: BaseDatabaseWrapper) -> Position | None:
 
 def write(
     connection: BaseDatabaseWrapper, events: Sequence[Draft], known: int, max_age: int
-) -> tuple[list[int], int]:
-    """Number and store what is pending, then ``events``; return the numbers of ``events``, and of
-    how many pending ones. An event whose idempotency key is at most ``max_age`` milliseconds old is
-    not stored again, and has the first one's number.
+) -> Written:
+    """Number and store what is pending, then ``events``.
+
+    An event whose idempotency key is at most ``max_age`` milliseconds old is not stored again, and
+    has the first one's number.
 
     ``known`` is the newest number that this process has seen. Where the database knows only lower
     ones, it has lost events, and a new epoch begins: every older id is then history lost. All is
@@ -153,7 +166,7 @@ def write(
     if at is None or known > at.last:
         at = _begin_epoch(connection, at, known)
     elif not pending and not events:
-        return [], 0
+        return Written([], 0, set())
     waiting = [_pending(*row[1:]) for row in pending]
     drafts = [*waiting, *events]
     first = max(at.last + 1, now())
@@ -189,7 +202,8 @@ def write(
         _insert(cursor, "django_sse_once (name, number)", once)
         if connection.vendor == "postgresql":
             cursor.execute("NOTIFY django_sse")
-    return numbers[len(pending) :], len(pending)
+    topics = {topic for event in drafts for topic in event.topics}
+    return Written(numbers[len(pending) :], len(pending), topics)
 
 
 def _pending(envelope: str, head: Any, tail: Any) -> Draft:

@@ -18,7 +18,7 @@ from django_sse.exceptions import PublishFailed
 from . import store
 from .connections import close, own_connection, transaction
 from .known import Known
-from .store import BATCH, Draft, Limits
+from .store import BATCH, Draft, Limits, Written
 from .tables import check_vendor, in_words
 
 logger = logging.getLogger("django_sse")
@@ -171,9 +171,7 @@ class Writer:
         try:
             with transaction(connection):
                 events = [job.event for job in jobs if job.event is not None]
-                numbers, pending = store.write(
-                    connection, events, self._known.number, self._limits.max_age
-                )
+                written = store.write(connection, events, self._known.number, self._limits.max_age)
                 committing = True
         except Error as error:
             if committing:
@@ -183,20 +181,19 @@ class Writer:
         finally:
             if connection.connection is not None:
                 store.release_lock(connection)
-        self._finish(jobs, numbers)
-        return pending
+        self._finish(jobs, written)
+        return written.pending
 
-    def _finish(self, jobs: Sequence[Job], numbers: Sequence[int]) -> None:
-        if numbers:
-            self._known.note(max(numbers))
+    def _finish(self, jobs: Sequence[Job], written: Written) -> None:
+        if written.numbers:
+            self._known.note(max(written.numbers))
         self._wrote()
-        given = iter(numbers)
+        given = iter(written.numbers)
         for job in jobs:
             number = None if job.event is None else next(given)
             _succeed(job, None if number is None else store.id_of(number))
-            if job.event is not None:
-                self._touched.update(job.event.topics)
-        self._written += len(numbers)
+        self._touched |= written.topics
+        self._written += len(written.numbers) + written.pending
         if self._written >= TRIM_EVERY:
             self._tidy()
 

@@ -194,6 +194,21 @@ async def test_trimmed_events_are_deleted_and_recorded(
     await ear.listener.close()
 
 
+async def test_events_of_transactions_are_trimmed_too(
+    make_project: Callable[..., Project],
+) -> None:
+    project = make_project(HISTORY=5)
+
+    def change() -> None:
+        for number in range(250):
+            with transaction.atomic(using=project.alias):
+                publish("a", f"{number}", using=project.alias)
+
+    await project.run(change)
+    rows = await project.execute("SELECT count(*) FROM django_sse_event")
+    assert rows[0][0] < 120
+
+
 async def test_old_events_are_history(make_project: Callable[..., Project]) -> None:
     project = make_project(MAX_AGE=0.2)
     ear = Ear(project.broker)
@@ -303,7 +318,7 @@ def test_tables_are_made_only_where_the_broker_is_used(transactional_db: None) -
     with override_settings(DJANGO_SSE=setting):
         call_command("migrate", verbosity=0)
         assert missing_tables(connection) == []
-        call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+        call_command("makemigrations", "django_sse", "--check", "--dry-run", verbosity=0)
     assert apps.get_app_config("django_sse").models == {}
     with connection.cursor() as cursor:
         for table in ("pending", "event", "entry", "trimmed", "state"):

