@@ -43,11 +43,29 @@ REST_FRAMEWORK = {
 }
 
 DJANGO_SSE = {"HEARTBEAT": {"PERIOD": 15}}
+if "BENCHMARK_POSTGRES" in os.environ:
+    DATABASES["default"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": "127.0.0.1",
+        "PORT": os.environ["BENCHMARK_POSTGRES"],
+        "USER": "postgres",
+        "NAME": "postgres",
+    }
 if "BENCHMARK_REDIS" in os.environ:
     DJANGO_SSE["BROKER"] = {
         "BACKEND": "django_sse.brokers.redis.RedisBroker",
         "LOCATION": os.environ["BENCHMARK_REDIS"],
     }
+elif "BENCHMARK_HISTORY" in os.environ:
+    DJANGO_SSE["BROKER"] = {
+        "BACKEND": "django_sse.brokers.database.DatabaseBroker",
+        "OPTIONS": {"HISTORY": int(os.environ["BENCHMARK_HISTORY"])},
+    }
+    if "BENCHMARK_POSTGRES" not in os.environ:
+        DATABASES["default"]["OPTIONS"] = {
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+            "transaction_mode": "IMMEDIATE",
+        }
 
 LOGGING_CONFIG = None
 USE_TZ = True

@@ -115,9 +115,9 @@ class PostgresServer:
                 os.kill(process, signal.SIGCONT)
 
     def cut(self, name: str) -> None:
-        """Close all connections to a database."""
+        """Close all connections to a database; return when they are closed."""
         self.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
         )
 

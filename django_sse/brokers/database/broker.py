@@ -37,6 +37,7 @@ from . import store
 from .connections import close, own_connection
 from .known import Known
 from .listener import DatabaseListener, Source
+from .postgresql import is_psycopg3
 from .store import Draft, Limits
 from .tables import check_vendor, create_tables, in_words, missing_tables
 from .writer import Job, Writer
@@ -280,7 +281,9 @@ class DatabaseBroker(Broker):
             listener.wake()
 
     def _source(self) -> Source:
-        listen = self._listen if _notifies(connections[self._alias]) else None
+        # An older driver cannot be told of notifications.
+        notifies = connections[self._alias].vendor == "postgresql" and is_psycopg3()
+        listen = self._listen if notifies else None
         return Source(
             self._alias, listen, self._poll, self._limits, self._known, self._number_pending
         )
@@ -357,12 +360,3 @@ def _alias(options: Mapping[str, Any], name: str, default: str) -> str:
         )
     check_vendor(connections[alias])
     return alias
-
-
-def _notifies(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the database and its driver can wake a listener up."""
-    if connection.vendor != "postgresql":
-        return False
-    from django.db.backends.postgresql.psycopg_any import is_psycopg3  # noqa: PLC0415 - needs psycopg
-
-    return is_psycopg3

@@ -1,8 +1,8 @@
 """What the broker asks of its tables: number and store events, read them, and delete old ones.
 
 A *number* is an event's id in one integer, so that the database can order and compare ids. All
-functions take a connection of the broker, and leave transactions to their callers, except
-``trim()``.
+functions take a connection of the broker, and leave transactions to their callers, except those
+that delete.
 """
 
 from __future__ import annotations
@@ -30,8 +30,19 @@ PASSING_AGE = 60_000
 _SEQUENCES = (1 << SEQUENCE_BITS) - 1
 # Above all numbers; fits into the databases' 64 bits.
 _HIGHEST = 2**63 - 1
-# Any number that other programs are unlikely to use as the key of a lock.
-_LOCK = 7_235_417_130_652_071
+#: Any number that other programs are unlikely to use as the key of a lock.
+LOCK = 7_235_417_130_652_071
+#: The question of ``look()``, with a place for the number. Without its ``LIMIT 1`` PostgreSQL, which
+#: guesses two thousand rows of a small table, compiles the query each time, for milliseconds.
+LOOK = (
+    "SELECT epoch, coalesce((SELECT max(number) FROM django_sse_event), 0), "  # noqa: S608
+    "coalesce((SELECT max(number) FROM django_sse_trimmed), 0), "
+    "EXISTS (SELECT 1 FROM django_sse_pending), number, envelope, head, tail "
+    "FROM (SELECT epoch FROM django_sse_state LIMIT 1) state LEFT JOIN (SELECT number, envelope, "
+    f"head, tail FROM django_sse_event WHERE number > %s ORDER BY number LIMIT {BATCH}) found "
+    "ON 1 = 1 ORDER BY number"
+)
+
 # MySQL's locks are those of the server, and have at most 64 characters.
 _LOCK_NAME = "LEFT(CONCAT('django_sse.', DATABASE()), 64)"
 
@@ -53,25 +64,29 @@ class Limits(NamedTuple):
     max_age: int
 
 
-class Glance(NamedTuple):
-    """What one cheap query tells a listener; ``trimmed`` is the newest number that was deleted."""
+class Look(NamedTuple):
+    """What one query tells a listener; ``trimmed`` is the newest number that was deleted.
+
+    ``messages`` are the first ones, at most ``BATCH``, above the number after which it looked.
+    """
 
     epoch: int
     last: int
     trimmed: int
     pending: bool
+    messages: list[Message]
 
 
 class Written(NamedTuple):
     """What one transaction has numbered.
 
     ``numbers`` are those of the given events; ``pending`` is how many others were numbered before
-    them; ``topics`` are those of both.
+    them; ``topics`` are those of both, of each event.
     """
 
     numbers: list[int]
     pending: int
-    topics: set[str]
+    topics: list[str]
 
 
 class Position(NamedTuple):
@@ -120,18 +135,18 @@ def put(connection: BaseDatabaseWrapper, event: Draft) -> None:
         )
 
 
-def glance(connection: BaseDatabaseWrapper) -> Glance | None:
-    """Return whether there is something new for a listener; ``None`` where ``position()`` is."""
-    rows = _rows(
-        connection,
-        "SELECT epoch, (SELECT max(number) FROM django_sse_event), "
-        "(SELECT max(number) FROM django_sse_trimmed), "
-        "EXISTS (SELECT 1 FROM django_sse_pending) FROM django_sse_state",
-    )
+def look(connection: BaseDatabaseWrapper, after: int) -> Look | None:
+    """Return what is new above a number, of all topics; ``None`` where ``position()`` is."""
+    return look_of(_rows(connection, LOOK % "%s", [after]))
+
+
+def look_of(rows: Sequence[Sequence[Any]]) -> Look | None:
+    """Return what the rows of ``LOOK`` say."""
     if not rows:
         return None
-    epoch, last, trimmed, pending = rows[0]
-    return Glance(epoch, max(epoch, last or 0), trimmed or 0, bool(pending))
+    epoch, last, trimmed, pending = rows[0][:4]
+    messages = [_message(*row[4:]) for row in rows if row[4] is not None]
+    return Look(epoch, max(epoch, last), trimmed, bool(pending), messages)
 
 
 def position(connection: BaseDatabaseWrapper) -> Position | None:
@@ -156,7 +171,7 @@ def write(
     done under one lock of the database; call it in a transaction of a connection of the broker.
     """
     if connection.vendor == "postgresql":
-        _rows(connection, "SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        _rows(connection, "SELECT pg_advisory_xact_lock(%s)", [LOCK])
     at = position(connection)
     pending = _rows(
         connection,
@@ -166,7 +181,7 @@ def write(
     if at is None or known > at.last:
         at = _begin_epoch(connection, at, known)
     elif not pending and not events:
-        return Written([], 0, set())
+        return Written([], 0, [])
     waiting = [_pending(*row[1:]) for row in pending]
     drafts = [*waiting, *events]
     first = max(at.last + 1, now())
@@ -202,7 +217,7 @@ def write(
         _insert(cursor, "django_sse_once (name, number)", once)
         if connection.vendor == "postgresql":
             cursor.execute("NOTIFY django_sse")
-    topics = {topic for event in drafts for topic in event.topics}
+    topics = [topic for event in drafts for topic in event.topics]
     return Written(numbers[len(pending) :], len(pending), topics)
 
 
@@ -254,19 +269,6 @@ def release_lock(connection: BaseDatabaseWrapper) -> None:
     """Give back what ``take_lock()`` took."""
     if connection.vendor == "mysql":
         _rows(connection, f"SELECT RELEASE_LOCK({_LOCK_NAME})")
-
-
-def read(connection: BaseDatabaseWrapper, after: int) -> list[Message]:
-    """Return the first events above a number, in order, of all topics."""
-    return [
-        _message(*row)
-        for row in _rows(
-            connection,
-            "SELECT number, envelope, head, tail FROM django_sse_event WHERE number > %s "
-            "ORDER BY number LIMIT %s",
-            [after, BATCH],
-        )
-    ]
 
 
 def replay(
@@ -322,7 +324,8 @@ def lost_since(
 ) -> set[str]:
     """Return the topics of which events above a number are gone, or too old or too many to be held.
 
-    Ask after the events were read: what was trimmed before the reading is then known.
+    Ask after the events were read: what was trimmed before the reading is then known. It goes
+    through no more events of a topic than are above the number.
     """
     oldest = now() - (limits.max_age << SEQUENCE_BITS)
     lost = set()
@@ -332,9 +335,9 @@ def lost_since(
             connection,
             "SELECT (SELECT number FROM django_sse_trimmed WHERE topic = %s), "
             "(SELECT max(number) FROM django_sse_entry WHERE topic = %s AND number < %s), "
-            "(SELECT number FROM django_sse_entry WHERE topic = %s ORDER BY number DESC "
-            "LIMIT 1 OFFSET %s)",
-            [name, name, oldest, name, limits.history],
+            "(SELECT number FROM django_sse_entry WHERE topic = %s AND number > %s "
+            "ORDER BY number DESC LIMIT 1 OFFSET %s)",
+            [name, name, oldest, name, after, limits.history],
         )
         if max(number or 0 for number in rows[0]) > after:
             lost.add(topic)
@@ -348,14 +351,12 @@ def trimmed_since(connection: BaseDatabaseWrapper, topics: Sequence[str], after:
     return gone.intersection(topics)
 
 
-def trim(connection: BaseDatabaseWrapper, topics: Iterable[str], limits: Limits) -> bool:
-    """Delete a batch of what is too old, and of what these topics have too much; return whether
-    there was more.
+def trim_old(connection: BaseDatabaseWrapper, limits: Limits) -> bool:
+    """Delete a batch of what is too old; return whether there may be more.
 
     What is deleted is recorded before. It takes no lock that a publisher waits for.
     """
     cutoff = now() - (limits.max_age << SEQUENCE_BITS)
-    more = False
     with transaction(connection):
         # The newest event stays: its number says which was given last.
         rows = _rows(
@@ -370,10 +371,6 @@ def trim(connection: BaseDatabaseWrapper, topics: Iterable[str], limits: Limits)
             newest.update(dict.fromkeys(json.loads(envelope)[0], number))
         _record(connection, newest)
         _delete(connection, [row[0] for row in rows])
-        more = len(rows) == BATCH
-    for topic in sorted(topics):
-        with transaction(connection):
-            more |= _trim_topic(connection, topic, limits.history)
     with transaction(connection), connection.cursor() as cursor:
         if passing := _rows(
             connection,
@@ -396,40 +393,51 @@ def trim(connection: BaseDatabaseWrapper, topics: Iterable[str], limits: Limits)
             [cutoff - (MEMORY << SEQUENCE_BITS)],
         )
         cursor.execute("DELETE FROM django_sse_once WHERE number < %s", [cutoff])
-    return more
+    return len(rows) == BATCH
 
 
-def _trim_topic(connection: BaseDatabaseWrapper, topic: str, history: int) -> bool:
-    name = _name(connection, topic)
+def excess(connection: BaseDatabaseWrapper, topic: str, history: int) -> int:
+    """Return the newest number of a topic that exceeds its history, or 0.
+
+    It goes through all events that the topic may hold, so ask seldom.
+    """
     found = _rows(
         connection,
         "SELECT number FROM django_sse_entry WHERE topic = %s ORDER BY number DESC "
         "LIMIT 1 OFFSET %s",
-        [name, history],
+        [_name(connection, topic), history],
     )
-    if not found:
-        return False
-    rows = _rows(
-        connection,
-        "SELECT number FROM django_sse_entry WHERE topic = %s AND number <= %s "  # noqa: S608
-        f"ORDER BY number LIMIT %s{_skip_locked(connection)}",
-        [name, found[0][0], BATCH],
-    )
-    numbers = [row[0] for row in rows]
-    if numbers:
-        _record(connection, {topic: numbers[-1]})
-        marks = ", ".join(["%s"] * len(numbers))
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"DELETE FROM django_sse_entry WHERE topic = %s AND number IN ({marks})",  # noqa: S608
-                [name, *numbers],
-            )
-            cursor.execute(
-                f"DELETE FROM django_sse_event WHERE number IN ({marks}) AND NOT EXISTS "  # noqa: S608
-                "(SELECT 1 FROM django_sse_entry entry "
-                "WHERE entry.number = django_sse_event.number)",
-                numbers,
-            )
+    return found[0][0] if found else 0
+
+
+def trim_topic(connection: BaseDatabaseWrapper, topic: str, upto: int) -> bool:
+    """Delete a batch of a topic's events up to a number; return whether there may be more.
+
+    What is deleted is recorded before. It takes no lock that a publisher waits for.
+    """
+    name = _name(connection, topic)
+    with transaction(connection):
+        rows = _rows(
+            connection,
+            "SELECT number FROM django_sse_entry WHERE topic = %s AND number <= %s "  # noqa: S608
+            f"ORDER BY number LIMIT %s{_skip_locked(connection)}",
+            [name, upto, BATCH],
+        )
+        numbers = [row[0] for row in rows]
+        if numbers:
+            _record(connection, {topic: numbers[-1]})
+            marks = ", ".join(["%s"] * len(numbers))
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    f"DELETE FROM django_sse_entry WHERE topic = %s AND number IN ({marks})",  # noqa: S608
+                    [name, *numbers],
+                )
+                cursor.execute(
+                    f"DELETE FROM django_sse_event WHERE number IN ({marks}) AND NOT EXISTS "  # noqa: S608
+                    "(SELECT 1 FROM django_sse_entry entry "
+                    "WHERE entry.number = django_sse_event.number)",
+                    numbers,
+                )
     return len(numbers) == BATCH
 
 

@@ -10,12 +10,16 @@ all of them:
 - ``trimmed``: for each topic, up to which number its events may have been deleted;
 - ``once``: for each idempotency key, the number of its event;
 - ``state``: one row with the ``epoch``, the number at which the data begins.
+
+PostgreSQL has functions besides (``postgresql``).
 """
 
 from __future__ import annotations
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from . import postgresql
 
 TABLES = ("pending", "event", "entry", "trimmed", "once", "state")
 
@@ -94,13 +98,18 @@ def create_tables(connection: BaseDatabaseWrapper) -> None:
     with connection.cursor() as cursor:
         for statement in _STATEMENTS[connection.vendor].split(";"):
             cursor.execute(statement)
+    if connection.vendor == "postgresql":
+        postgresql.create_functions(connection)
 
 
 def missing_tables(connection: BaseDatabaseWrapper) -> list[str]:
-    """Return the names of the tables that are not there; asks the database."""
+    """Return the names of the tables that are not there, and of functions; asks the database."""
     with connection.cursor() as cursor:
         there = set(connection.introspection.table_names(cursor))
-    return [name for table in TABLES if (name := f"django_sse_{table}") not in there]
+    missing = [name for table in TABLES if (name := f"django_sse_{table}") not in there]
+    if connection.vendor == "postgresql":
+        missing += postgresql.missing_functions(connection)
+    return missing
 
 
 def in_words(error: Exception, alias: str) -> str:

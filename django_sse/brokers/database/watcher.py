@@ -19,7 +19,8 @@ from django_sse.brokers.base import Message
 
 from . import store
 from .connections import close, own_connection
-from .store import Position
+from .postgresql import Functions
+from .store import Look, Position
 from .tables import in_words
 
 logger = logging.getLogger("django_sse")
@@ -68,6 +69,7 @@ class Watcher(threading.Thread):
         self._deaf = 0
         self._away = False
         self._saw_pending = False
+        self._functions: Functions | None = None
         self._trims_at = time.monotonic() + TRIM_SECONDS * random.random()  # noqa: S311
 
     def stop(self) -> None:
@@ -125,6 +127,7 @@ class Watcher(threading.Thread):
                 told = own_connection(source.listen)
                 stack.callback(close, told)
             connection.ensure_connection()
+            self._functions = Functions.of(connection)
             if source.listen is not None:
                 self._listen(told)
             version = None
@@ -196,11 +199,11 @@ class Watcher(threading.Thread):
         source = self._source
         # Read it first: a number that another thread writes meanwhile is newer than this look.
         known = source.known.number
-        at = store.glance(connection)
+        at = self._ask(connection)
         if at is None or known > at.last:
             # The database is empty, or older than what was seen: let a new epoch begin.
             source.number_pending()
-            at = store.glance(connection)
+            at = self._ask(connection)
             if at is None or known > at.last:
                 return False
         lost: Collection[str] | None = ()
@@ -216,25 +219,32 @@ class Watcher(threading.Thread):
             source.number_pending()
         else:
             self._saw_pending = at.pending
-        found = False
+        found = bool(at.messages)
         while not self._stopping:
-            messages = store.read(connection, self._position) if at.last > self._position else []
-            found = found or bool(messages)
-            upto = store.number_of(messages[-1].id) if messages else self._position
+            whole = len(at.messages) < store.BATCH
+            messages = [it for it in at.messages if store.number_of(it.id) > self._position]
+            upto = at.last if whole else store.number_of(at.messages[-1].id)
             if (messages or lost != ()) and not self._receiver.hand_over(messages, upto, lost):
                 self._stopping = True
-                return found
+                break
             lost = ()
-            self._position = upto
+            self._position = max(self._position, upto)
             source.known.note(upto)
-            if len(messages) < store.BATCH:
-                self._position = max(self._position, at.last)
-                return found
+            if whole:
+                break
+            at = self._ask(connection)
+            if at is None:
+                break
         return found
+
+    def _ask(self, connection: BaseDatabaseWrapper) -> Look | None:
+        if self._functions is not None:
+            return self._functions.look(self._position)
+        return store.look(connection, self._position)
 
     def _trim(self, connection: BaseDatabaseWrapper) -> None:
         self._trims_at = time.monotonic() + TRIM_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
-        store.trim(connection, [], self._source.limits)
+        store.trim_old(connection, self._source.limits)
 
     def _wait(self, told: BaseDatabaseWrapper | None, seconds: float) -> bool:
         """Wait for a kick or for the database; return whether something came."""

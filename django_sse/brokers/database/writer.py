@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from django.db import Error, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -18,6 +20,7 @@ from django_sse.exceptions import PublishFailed
 from . import store
 from .connections import close, own_connection, transaction
 from .known import Known
+from .postgresql import Functions
 from .store import BATCH, Draft, Limits, Written
 from .tables import check_vendor, in_words
 
@@ -28,8 +31,11 @@ IDLE_SECONDS = 5.0
 #: Seconds between two tries where the database is away, and for a lock of MySQL.
 PAUSE = 0.1
 LOCK_SECONDS = 1.0
-#: How many events are written between two looks for events that are too old or too many.
+#: How many events are written between two looks for events that are too old or too many. A topic
+#: with a long history is counted only where a tenth of that came.
 TRIM_EVERY = 100
+#: Of how many topics the new events are counted.
+COUNTED = 10_000
 
 
 class Job:
@@ -80,7 +86,12 @@ class Writer:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._connection: BaseDatabaseWrapper | None = None
-        self._touched: set[str] = set()
+        self._functions: Functions | None = None
+        self._trim_topic_every = max(TRIM_EVERY, limits.history // 10)
+        # For each topic, how many events were written since it was counted last, and up to which
+        # number it has too many: 0 where that has to be asked.
+        self._new: dict[str, int] = {}
+        self._excess: dict[str, int] = {}
         self._written = 0
 
     def submit(self, event: Draft | None, timeout: float) -> Job | None:
@@ -164,25 +175,43 @@ class Writer:
         connection = self._connected()
         if not store.take_lock(connection, LOCK_SECONDS):
             raise OperationalError("Another process holds the lock for numbering.")
-        committing = False
         for job in jobs:
             job.writing = True
         jobs = [job for job in jobs if not job.dropped]
+        events = [job.event for job in jobs if job.event is not None]
         try:
-            with transaction(connection):
-                events = [job.event for job in jobs if job.event is not None]
-                written = store.write(connection, events, self._known.number, self._limits.max_age)
-                committing = True
-        except Error as error:
-            if committing:
-                for job in jobs:
-                    _fail(job, job.give_up(self._alias, error))
-            raise
+            written = self._write_at_once(self._functions, events) if self._functions else None
+            if written is None:
+                written = self._write_stepwise(connection, events)
+        except _Unclear as unclear:
+            for job in jobs:
+                _fail(job, job.give_up(self._alias, unclear.error))
+            raise unclear.error from None
         finally:
             if connection.connection is not None:
                 store.release_lock(connection)
         self._finish(jobs, written)
         return written.pending
+
+    def _write_at_once(self, functions: Functions, events: Sequence[Draft]) -> Written | None:
+        try:
+            return functions.write(events, self._known.number)
+        except Error as error:
+            if functions.is_lost():
+                raise _Unclear(error) from error
+            raise
+
+    def _write_stepwise(self, connection: BaseDatabaseWrapper, events: Sequence[Draft]) -> Written:
+        committing = False
+        try:
+            with transaction(connection):
+                written = store.write(connection, events, self._known.number, self._limits.max_age)
+                committing = True
+        except Error as error:
+            if committing:
+                raise _Unclear(error) from error
+            raise
+        return written
 
     def _finish(self, jobs: Sequence[Job], written: Written) -> None:
         if written.numbers:
@@ -192,37 +221,73 @@ class Writer:
         for job in jobs:
             number = None if job.event is None else next(given)
             _succeed(job, None if number is None else store.id_of(number))
-        self._touched |= written.topics
         self._written += len(written.numbers) + written.pending
+        self._count(written.topics)
         if self._written >= TRIM_EVERY:
             self._tidy()
+        elif self._excess:
+            self._tidy_topics()
+
+    def _count(self, topics: Iterable[str]) -> None:
+        if len(self._new) > COUNTED:
+            self._new.clear()
+        for topic in topics:
+            # Processes that write little have their turn too, so each begins somewhere.
+            new = self._new.get(topic) or random.randrange(self._trim_topic_every)  # noqa: S311
+            self._new[topic] = (new + 1) % self._trim_topic_every
+            if new + 1 == self._trim_topic_every:
+                self._excess.setdefault(topic, 0)
 
     def _tidy(self) -> None:
-        """Delete old events, unless others wait to be written."""
-        if not self._written or self._connection is None or not self._jobs.empty():
-            return
+        """Delete old events, unless others wait to be written: those are served first."""
+        more = self._written > 0
+        with self._tidying() as connection:
+            while more and connection and self._jobs.empty():
+                more = store.trim_old(connection, self._limits)
+            if not more:
+                self._written = 0
+        self._tidy_topics()
+
+    def _tidy_topics(self) -> None:
+        with self._tidying() as connection:
+            while self._excess and connection and self._jobs.empty():
+                topic, upto = next(iter(self._excess.items()))
+                upto = upto or store.excess(connection, topic, self._limits.history)
+                self._excess[topic] = upto
+                if not (upto and store.trim_topic(connection, topic, upto)):
+                    del self._excess[topic]
+
+    @contextmanager
+    def _tidying(self) -> Iterator[BaseDatabaseWrapper | None]:
         try:
-            # Others that write are served first.
-            while store.trim(self._connection, self._touched, self._limits) and self._jobs.empty():
-                pass
-            self._touched.clear()
-            self._written = 0
+            yield self._connection
         except Error:
             # It is tried again later, here or by another process.
             self._disconnect()
 
     def _connected(self) -> BaseDatabaseWrapper:
+        if self._functions is not None and self._functions.is_lost():
+            self._disconnect()
         if self._connection is None:
             connection = own_connection(self._alias)
             check_vendor(connection)
             connection.ensure_connection()
+            self._functions = Functions.of(connection)
             self._connection = connection
         return self._connection
 
     def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._functions = self._connection, None, None
         if connection is not None:
             close(connection)
+
+
+class _Unclear(Exception):
+    """A database's error after which nobody knows whether the events are stored."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _in_time(jobs: Sequence[Job], alias: str) -> list[Job]:

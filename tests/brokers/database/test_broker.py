@@ -21,7 +21,7 @@ from django.test import override_settings
 from django_sse import publish
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker
-from django_sse.brokers.database import DatabaseBroker, store, watcher
+from django_sse.brokers.database import DatabaseBroker, postgresql, store, watcher
 from django_sse.brokers.database.tables import create_tables, missing_tables
 from django_sse.exceptions import HistoryLost, PublishFailed
 from tests.support.databases import database, new_database, sqlite_settings
@@ -308,6 +308,45 @@ async def test_pgbouncer_is_noticed_and_polled(
                 await ear.until_id(await other.apublish(["a"], b"%d" % number, timeout=TIMEOUT))
             assert ("does not notify of events" in caplog.text) is warns
             await ear.listener.close()
+
+
+@pytest.fixture
+def on_postgres(shared_postgres: PostgresServer, django_db_blocker: Any) -> Iterator[Project]:
+    with django_db_blocker.unblock(), database(shared_postgres.new_database()) as alias:
+        project = Project(alias)
+        yield project
+        project.close()
+
+
+async def test_postgresql_does_without_its_functions(on_postgres: Project) -> None:
+    project = on_postgres
+    await project.execute(f"DROP FUNCTION {', '.join(postgresql.FUNCTIONS)}")
+    missing = await project.run(lambda: missing_tables(connections[project.alias]))
+    assert missing == list(postgresql.FUNCTIONS)
+    ear = Ear(project.broker)
+    await ear.listener.subscribe(["a"])
+
+    def change() -> None:
+        with transaction.atomic(using=project.alias):
+            publish("a", "first", using=project.alias)
+        publish("a", "second")
+
+    await project.run(change)
+    await ear.until(lambda: ear.heads == [b"data: first\n", b"data: second\n"])
+    await ear.listener.close()
+    await project.run(lambda: create_tables(connections[project.alias]))
+    assert await project.run(lambda: missing_tables(connections[project.alias])) == []
+
+
+async def test_a_cut_connection_is_noticed_before_it_is_used(
+    on_postgres: Project, shared_postgres: PostgresServer
+) -> None:
+    name = connections.databases[on_postgres.alias]["NAME"]
+    ids = []
+    for number in range(10):
+        ids.append(await on_postgres.broker.apublish(["a"], b"%d" % number, timeout=TIMEOUT))
+        shared_postgres.cut(name)
+    assert ids == sorted(set(ids))
 
 
 def test_tables_are_made_only_where_the_broker_is_used(transactional_db: None) -> None:
