@@ -24,6 +24,7 @@ from rest_framework.views import APIView
 
 from .conf import conf
 from .handshake.view import Handshake
+from .topics.exclusion import make_client, with_client
 
 #: The name of the query parameter.
 PARAMETER = "ticket"
@@ -80,6 +81,7 @@ class TicketAuthentication(BaseAuthentication):
 
 class _Wish(serializers.Serializer[Any]):
     path = serializers.CharField(max_length=2000, trim_whitespace=False)
+    client = serializers.BooleanField(default=False)
 
 
 class TicketView(APIView):
@@ -87,7 +89,8 @@ class TicketView(APIView):
 
     The answer is ``{"ticket": …, "url": …, "expires": …}``. ``url`` is the path with the ticket,
     for an ``EventSource``, and ``expires`` is the time until which the client may (re)connect. The
-    stream itself decides whether the user may open it.
+    stream itself decides whether the user may open it. With ``"client": true`` the answer also has
+    ``"client"``, a new page's id, which ``url`` carries too: for ``publish(…, exclude=request)``.
     """
 
     permission_classes = [IsAuthenticated]
@@ -104,14 +107,15 @@ class TicketView(APIView):
             ticket = make_ticket(request.user, path)
         except ValueError as error:
             raise PermissionDenied("There are no tickets for users of this kind.") from error
-        return Response(
-            {
-                "ticket": ticket,
-                "url": with_ticket(path, ticket),
-                "expires": datetime.now(UTC) + timedelta(seconds=conf.ticket_seconds),
-            },
-            headers={"Cache-Control": "no-store"},
-        )
+        answer = {
+            "ticket": ticket,
+            "url": with_ticket(path, ticket),
+            "expires": datetime.now(UTC) + timedelta(seconds=conf.ticket_seconds),
+        }
+        if wish.validated_data["client"]:
+            answer["client"] = client = make_client()
+            answer["url"] = with_client(with_ticket(path, ticket), client)
+        return Response(answer, headers={"Cache-Control": "no-store"})
 
     def is_stream(self, path: str) -> bool:
         """Return whether ``path`` leads to a stream in ``urls.py``.

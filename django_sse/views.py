@@ -18,6 +18,7 @@ from .streams.following import Following
 from .streams.groups import Grouped, handler_names
 from .streams.heartbeats import Beating
 from .streams.sending import coroutine_or_generator
+from .topics.exclusion import client_of
 
 
 class SSEView(Session, Following, Beating, Grouped):
@@ -164,6 +165,9 @@ class SSEView(Session, Following, Beating, Grouped):
             self._subscription = None
         if self._members is not None:
             self._members = None
+
+    def _its_client(self) -> str | None:
+        return client_of(self.request)
 
     def _only_follows(self) -> bool:
         return not defines(type(self), SSEView, "stream")

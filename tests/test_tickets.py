@@ -1,13 +1,17 @@
-"""Tickets, where no database is needed; all else of them is in ``tests/integration/health``."""
+"""Tickets, where no server is needed; all else of them is in ``tests/integration/health``."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from django.contrib.auth import get_user_model
 from rest_framework.test import APIRequestFactory, force_authenticate
+from rest_framework.views import APIView
 
 from django_sse import SSEView, sse_path
-from django_sse.tickets import TicketView
+from django_sse.tickets import TicketAuthentication, TicketView
+from django_sse.topics.exclusion import client_of
 
 
 class Quiet(SSEView):
@@ -23,6 +27,23 @@ class Robot:
 
 
 urlpatterns = [sse_path("quiet/", Quiet)]
+
+
+@pytest.mark.django_db
+def test_view_gives_a_page_its_id_where_it_asks_for_one(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    user = get_user_model().objects.create_user("ann")
+    for wish, fields in (
+        ({}, {"ticket", "url", "expires"}),
+        ({"client": True}, {"ticket", "url", "expires", "client"}),
+    ):
+        request = APIRequestFactory().post("/t/", {"path": "/quiet/", **wish}, format="json")
+        force_authenticate(request, user)
+        answer = TicketView.as_view()(request).data
+        assert set(answer) == fields
+        page = APIRequestFactory().get(answer["url"])
+        assert client_of(page) == answer.get("client")
+        assert TicketAuthentication().authenticate(APIView().initialize_request(page)) is not None
 
 
 def test_view_gives_no_ticket_to_who_is_not_of_the_database(settings: Any) -> None:

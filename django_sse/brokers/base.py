@@ -54,7 +54,7 @@ class Message:
 
     ``head`` has the encoded lines before the ``id`` field, and ``tail`` those after it
     (``wire.events.encode_head`` and ``encode_tail``). ``key`` is for the overflow policy
-    ``"latest"``.
+    ``"latest"``. ``exclude`` is the id of the page whose streams do not get it.
     """
 
     id: EventId
@@ -62,6 +62,7 @@ class Message:
     head: bytes
     tail: bytes = b""
     key: str | None = None
+    exclude: str | None = None
 
     def encode(self) -> bytes:
         """Return the whole event as it goes on the wire."""
@@ -179,12 +180,14 @@ class Broker(ABC):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Give the event an id above all others, store it in each topic, and distribute it, at
         once.
 
         Returns the id. Where an event with the same ``idempotency_key`` was published within the
-        history's age, nothing is stored, and that event's id is returned. Safe from any thread.
+        history's age, nothing is stored, and that event's id is returned. The message has
+        ``exclude``. Safe from any thread.
         Raises ``PublishFailed`` when the event is not confirmed within ``timeout`` seconds.
         """
 
@@ -198,6 +201,7 @@ class Broker(ABC):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
 
@@ -210,6 +214,7 @@ class Broker(ABC):
         key: str | None = None,
         *,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> bool:
         """Store the event within the transaction that is open on Django's connection ``using``.
 

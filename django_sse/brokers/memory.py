@@ -92,13 +92,14 @@ class MemoryBroker(Broker):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Store the event and put it into the listeners' queues. Never waits and never fails."""
         topics = tuple(dict.fromkeys(topics))
         with self._lock:
             if idempotency_key is not None and (first := self._first(idempotency_key)) is not None:
                 return first
-            message = Message(self._next_id(), topics, head, tail, key)
+            message = Message(self._next_id(), topics, head, tail, key, exclude)
             if idempotency_key is not None:
                 self._once[idempotency_key] = time.monotonic(), message.id
             self._store(message)
@@ -116,11 +117,18 @@ class MemoryBroker(Broker):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()``."""
         # This does not block the event loop: the lock is held for microseconds.
         return self.publish(
-            topics, head, tail, key, timeout=timeout, idempotency_key=idempotency_key
+            topics,
+            head,
+            tail,
+            key,
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+            exclude=exclude,
         )
 
     def latest_id(self, *, timeout: float = 0) -> EventId:

@@ -42,6 +42,8 @@ class Following(Sending):
     resumed: bool = False
 
     _topics: tuple[str, ...] = ()
+    # The id of the page that follows; it gets no event that excludes it.
+    _client: str | None = None
     # Whether it follows topics; also where there are none at the moment.
     _has_topics: bool = False
     _subscription: Subscription | None = None
@@ -106,6 +108,10 @@ class Following(Sending):
         """The id of the newest published event that was given to the connection."""
         return None if self._subscription is None else str(self._subscription.newest)
 
+    def _its_client(self) -> str | None:
+        """Return the id of the page that follows, or ``None``."""
+        raise NotImplementedError
+
     def _only_follows(self) -> bool:
         """Return whether the view leaves ``stream()`` to us: then no task waits while it follows."""
         raise NotImplementedError
@@ -114,6 +120,8 @@ class Following(Sending):
         if self.topics or defines(type(self), Following, "get_topics"):
             self._topics = self._checked(await self.get_topics())
             self._has_topics = True
+            if (client := self._its_client()) is not None:
+                self._client = client
 
     def _checked(self, topics: Iterable[str]) -> tuple[str, ...]:
         given: Any = topics
@@ -143,6 +151,7 @@ class Following(Sending):
             self._outbox,
             overflow=self.overflow,
             limit=conf.outbox_limit if self.outbox_limit is None else self.outbox_limit,
+            client=self._client,
             on_overflow=partial(self.end, "overflow"),
             on_lost=self._start_anew,
         )

@@ -38,11 +38,18 @@ class CapturingBroker(MemoryBroker):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Append the event to the list, and publish it."""
         newest = self.latest_id()
         event_id = super().publish(
-            topics, head, tail, key, timeout=timeout, idempotency_key=idempotency_key
+            topics,
+            head,
+            tail,
+            key,
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+            exclude=exclude,
         )
         if event_id <= newest:
             return event_id  # It repeats an event, and is not published again.

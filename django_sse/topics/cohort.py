@@ -19,6 +19,8 @@ class Follower(Protocol):
 
     #: The id of the newest message that the connection got by itself, before it was live.
     cursor: EventId
+    #: The id of the page that has opened the connection. It gets no message that excludes it.
+    client: str | None
     outbox: Outbox
     #: What waits for a slow client; ``None`` while the client keeps up.
     backlog: Any
@@ -49,6 +51,7 @@ class Cohort:
         "_waiting",
         "batch",
         "dirty",
+        "excludes",
         "last",
         "size",
         "topics",
@@ -64,6 +67,8 @@ class Cohort:
         self.size = 0
         #: Whether the hub is going to call ``flush()``.
         self.dirty = False
+        #: Whether the batch has a message that excludes a page.
+        self.excludes = False
         # Those that get each batch as it is written.
         self._live: dict[Follower, None] = {}
         # Those that are not live yet, and hold the batches.
@@ -113,6 +118,9 @@ class Cohort:
         order = self._order
         if order is None:
             order = self._order = tuple(self._live)
+        if self.excludes:
+            self.excludes = False
+            order = _apart(batch, order)
         chunk = frame(data)
         # A connection that overflows leaves the cohort, and resets self._order; the local name
         # keeps this one.
@@ -129,6 +137,7 @@ class Cohort:
                 del self._skipping[follower]
                 self._live[follower] = None
                 self._order = None
+                newer = for_client(newer, follower.client)
                 counters.sent += len(newer)
                 follower.send(newer)
         for follower in tuple(self._waiting):
@@ -140,3 +149,19 @@ class Cohort:
     def everyone(self) -> list[Follower]:
         """Return all connections, whether they are live or not."""
         return [*self._live, *self._skipping, *self._waiting]
+
+
+def for_client(batch: list[Item], client: str | None) -> list[Item]:
+    """Return the messages of a batch that a page with the id ``client`` gets."""
+    return [item for item in batch if item[0].exclude is None or item[0].exclude != client]
+
+
+def _apart(batch: list[Item], order: tuple[Follower, ...]) -> tuple[Follower, ...]:
+    """Write what is left of a batch to those whom it excludes; return the others."""
+    excluded = {message.exclude for message, _ in batch} - {None}
+    for follower in order:
+        if follower.client in excluded:
+            rest = for_client(batch, follower.client)
+            counters.sent += len(rest)
+            follower.send(rest)
+    return tuple(follower for follower in order if follower.client not in excluded)

@@ -208,6 +208,8 @@ class Hub:
                 if not cohort.dirty:
                     cohort.dirty = True
                     self._dirty.append(cohort)
+                if message.exclude is not None:
+                    cohort.excludes = True
                 cohort.batch.append(item)
                 cohort.size += len(item[1])
                 if cohort.size >= CHUNK:

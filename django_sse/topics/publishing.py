@@ -15,9 +15,11 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import QuerySet
 from django.db.transaction import TransactionManagementError
+from django.http import HttpRequest
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import LazyObject, Promise
 from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
 from django_sse.brokers import get_broker
 from django_sse.conf import conf
@@ -32,6 +34,7 @@ from django_sse.wire.serialization import (
     look_through,
 )
 
+from .exclusion import check_exclude
 from .rendering import check_renderer, default_context, default_renderer_class
 
 # Django's translations, and objects that Django evaluates when they are first used.
@@ -56,6 +59,7 @@ def publish(
     comments: str | None = None,
     key: str | None = None,
     idempotency_key: str | None = None,
+    exclude: HttpRequest | Request | str | None = None,
     serializer: SerializerClass | None = None,
     renderer: type[BaseRenderer] | None = None,
     context: Mapping[str, Any] | None = None,
@@ -76,6 +80,10 @@ def publish(
     broker's ``MAX_AGE``, is not sent again, and the first one's id is returned. So a caller who
     does not know whether an event was stored may publish it again.
 
+    ``exclude``, a request or a page's id, names the page whose streams do not get the event,
+    because it made the change itself (``{% sse_client %}``). A request without a page's id excludes
+    none.
+
     Returns the event's id when it was sent at once, else ``None``. Safe from any thread.
 
     Raises ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound`` at
@@ -85,7 +93,8 @@ def publish(
     ``SynchronousOnlyOperation`` on a thread with a running event loop.
     """
     words = Words(serializer, renderer, context)
-    encoded = _encode(topics, data, event, retry, comments, key, idempotency_key, words)
+    options = _options(idempotency_key, exclude)
+    encoded = _encode(topics, data, event, retry, comments, key, options, words)
     if on_commit and in_transaction(using):
         if not _store(using or DEFAULT_DB_ALIAS, encoded):
             transaction.on_commit(partial(_send, encoded), using=using)
@@ -102,6 +111,7 @@ async def apublish(
     comments: str | None = None,
     key: str | None = None,
     idempotency_key: str | None = None,
+    exclude: HttpRequest | Request | str | None = None,
     serializer: SerializerClass | None = None,
     renderer: type[BaseRenderer] | None = None,
     context: Mapping[str, Any] | None = None,
@@ -115,7 +125,8 @@ async def apublish(
         data, _ = look_through(data)
         if isinstance(data, QuerySet):
             data = await sync_to_async(evaluated)(data)
-        encoded = _encode(topics, data, event, retry, comments, key, idempotency_key, words)
+        options = _options(idempotency_key, exclude)
+        encoded = _encode(topics, data, event, retry, comments, key, options, words)
     except SynchronousOnlyOperation as error:
         error.add_note(
             "To serialize what is published touches the database. Evaluate it before, as in "
@@ -240,13 +251,12 @@ def _encode(
     retry: int | timedelta | None,
     comments: str | None,
     key: Any,
-    idempotency_key: Any,
+    options: dict[str, Any],
     words: Words,
 ) -> Encoded:
     names = check_topics(topics)
     wait = check_fields(data, event, None, retry, comments)
     key = _checked_key("key", key)
-    once = _checked_idempotency_key(idempotency_key)
     text = None if data is None else words.text(data)
     head, tail = encode_head(text, event), encode_tail(wait, comments)
     size = len(head) + len(tail)
@@ -257,7 +267,15 @@ def _encode(
             "that clients fetch, or raise the setting.",
             size=size,
         )
-    return Encoded(names, head, tail, key, {} if once is None else {"idempotency_key": once})
+    return Encoded(names, head, tail, key, options)
+
+
+def _options(idempotency_key: Any, exclude: Any) -> dict[str, Any]:
+    given = {
+        "idempotency_key": _checked_idempotency_key(idempotency_key),
+        "exclude": check_exclude(exclude),
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 class _PerThread(threading.local):

@@ -46,6 +46,7 @@ class Subscription:
         "_page",
         "_told",
         "backlog",
+        "client",
         "cursor",
         "outbox",
         "resumed",
@@ -57,15 +58,19 @@ class Subscription:
         *,
         overflow: str,
         limit: int,
+        client: str | None,
         on_overflow: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
         """Belong to one connection; ``limit`` is the bytes that may wait for it.
 
+        ``client`` is the id of its page, if it has one.
+
         ``on_overflow`` and ``on_lost`` are called when the client is too slow, and when events were lost.
         """
         self.outbox = outbox
         self.backlog: Backlog | None = None
+        self.client = client
         self.resumed = False
         self.cursor = EventId(0, 0)
         self._overflow = overflow
@@ -160,6 +165,8 @@ class Subscription:
     async def _send_one(self, message: Message) -> None:
         if message.id > self.cursor:
             self.cursor = message.id
+            if message.exclude is not None and message.exclude == self.client:
+                return
             self.outbox.put(message.encode())
             counters.sent += 1
             if self.outbox.size >= HIGH_WATER:
@@ -188,6 +195,8 @@ class Subscription:
 
     def send(self, batch: list[Item]) -> None:
         """Write messages in one piece that no other connection shares."""
+        if not batch:
+            return
         data = b"".join([block for _, block in batch])
         try:
             if self.backlog is not None or not self.outbox.write(body_message(data), len(data)):

@@ -93,6 +93,7 @@ class DatabaseBroker(Broker):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Store the event in a transaction of its own; return the event's id.
 
@@ -100,7 +101,7 @@ class DatabaseBroker(Broker):
         Within the transaction of Django's ``TestCase``, which is never committed, the event is
         stored in it.
         """
-        event = store.draft(topics, head, tail, key, idempotency_key)
+        event = store.draft(topics, head, tail, key, exclude, idempotency_key)
         test = self._test_connection()
         if test is not None:
             try:
@@ -126,9 +127,10 @@ class DatabaseBroker(Broker):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
-        job = self._submit(store.draft(topics, head, tail, key, idempotency_key), timeout)
+        job = self._submit(store.draft(topics, head, tail, key, exclude, idempotency_key), timeout)
         try:
             async with asyncio.timeout(timeout):
                 return _id(await asyncio.wrap_future(job.future))
@@ -144,6 +146,7 @@ class DatabaseBroker(Broker):
         key: str | None = None,
         *,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> bool:
         """Store the event in the open transaction of the database ``using``, if that is the broker's.
 
@@ -153,7 +156,7 @@ class DatabaseBroker(Broker):
         if using != self._alias:
             return False
         try:
-            event = store.draft(topics, head, tail, key, idempotency_key)
+            event = store.draft(topics, head, tail, key, exclude, idempotency_key)
             store.put(connections[using], event)
         except Error as error:
             raise PublishFailed(

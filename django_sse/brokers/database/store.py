@@ -101,11 +101,12 @@ def draft(
     head: bytes,
     tail: bytes,
     key: str | None,
+    exclude: str | None = None,
     idempotency_key: str | None = None,
 ) -> Draft:
     """Return an event as the tables hold it."""
     names = tuple(dict.fromkeys(topics))
-    envelope = json.dumps([names, key, idempotency_key])
+    envelope = json.dumps([names, key, exclude, idempotency_key])
     return Draft(names, envelope, head, tail, idempotency_key)
 
 
@@ -222,7 +223,7 @@ def write(
 
 
 def _pending(envelope: str, head: Any, tail: Any) -> Draft:
-    topics, _, once = json.loads(envelope)
+    topics, _, _, once = json.loads(envelope)
     return Draft(tuple(topics), envelope, bytes(head), bytes(tail), once)
 
 
@@ -496,8 +497,8 @@ def _name(connection: BaseDatabaseWrapper, topic: str) -> str | bytes:
 
 
 def _message(number: int, envelope: str, head: Any, tail: Any) -> Message:
-    topics, key, _ = json.loads(envelope)
-    return Message(id_of(number), tuple(topics), bytes(head), bytes(tail), key)
+    topics, key, exclude, _ = json.loads(envelope)
+    return Message(id_of(number), tuple(topics), bytes(head), bytes(tail), key, exclude)
 
 
 def _rows(

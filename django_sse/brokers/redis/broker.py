@@ -100,6 +100,7 @@ class RedisBroker(Broker):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Run the script that stores and distributes the event; return the event's id.
 
@@ -107,7 +108,7 @@ class RedisBroker(Broker):
         """
         # With an idempotency key, a second run of the script does nothing.
         attempt = Attempt(once=idempotency_key is None)
-        keys, args = self._publication(topics, head, tail, key, idempotency_key)
+        keys, args = self._publication(topics, head, tail, key, idempotency_key, exclude)
         try:
             return self._run(PUBLISH, keys, args, attempt, timeout)
         except _FAILURES as error:
@@ -122,10 +123,11 @@ class RedisBroker(Broker):
         *,
         timeout: float,
         idempotency_key: str | None = None,
+        exclude: str | None = None,
     ) -> EventId:
         """Do the same as ``publish()`` from a coroutine, without blocking its event loop."""
         attempt = Attempt(once=idempotency_key is None)
-        keys, args = self._publication(topics, head, tail, key, idempotency_key)
+        keys, args = self._publication(topics, head, tail, key, idempotency_key, exclude)
         try:
             async with asyncio.timeout(timeout):
                 return await self._arun(PUBLISH, keys, args, attempt)
@@ -185,10 +187,11 @@ class RedisBroker(Broker):
         tail: bytes,
         key: str | None,
         idempotency_key: str | None,
+        exclude: str | None,
     ) -> tuple[list[str], list[Any]]:
         topics = list(dict.fromkeys(topics))
         channels = [self._names.channel(topic) for topic in topics]
-        event = pack(topics, head, tail, key)
+        event = pack(topics, head, tail, key, exclude)
         passing = all(topic.startswith(PASSING) for topic in topics)
         limits = _PASSING_LIMITS if passing else self._limits
         keys = self._names.keys(topics)

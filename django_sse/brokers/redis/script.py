@@ -218,16 +218,21 @@ class Names:
         return self._channels + topic
 
 
-def pack(topics: Sequence[str], head: bytes, tail: bytes, key: str | None) -> bytes:
+def pack(
+    topics: Sequence[str], head: bytes, tail: bytes, key: str | None, exclude: str | None = None
+) -> bytes:
     """Return an event as Redis stores and distributes it, without its id."""
-    return b"%b\n%b%b" % (json.dumps([topics, key, len(head)]).encode(), head, tail)
+    fields = [topics, key, len(head)]
+    if exclude is not None:
+        fields.append(exclude)
+    return b"%b\n%b%b" % (json.dumps(fields).encode(), head, tail)
 
 
 def unpack(id: EventId, event: bytes) -> Message:
     """Return the message that ``pack()`` has packed."""
     fields, _, body = event.partition(b"\n")
-    topics, key, length = json.loads(fields)
-    return Message(id, tuple(topics), body[:length], body[length:], key)
+    topics, key, length, *exclude = json.loads(fields)
+    return Message(id, tuple(topics), body[:length], body[length:], key, *exclude)
 
 
 def event_id(text: bytes) -> EventId:

@@ -7,10 +7,11 @@ import json
 import time
 from typing import Any
 
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template import RequestContext, Template
 from django.urls import path
 
-from django_sse import apublish, sse_path
+from django_sse import apublish, publish, sse_path
 
 from . import streams
 from .publishers import Job, apublish_all, as_dicts, publish_all
@@ -29,6 +30,17 @@ def publish_in_thread(request: HttpRequest) -> JsonResponse:
 async def publish_one(request: HttpRequest) -> JsonResponse:
     """Publish one event as it is described."""
     return JsonResponse({"id": await apublish(**json.loads(request.body))})
+
+
+def change(request: HttpRequest) -> JsonResponse:
+    """Publish to everybody but the page that asks for it."""
+    return JsonResponse({"id": publish("a", request.POST["data"], exclude=request)})
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    """Give a page the address of its stream, and its id."""
+    text = "{% load sse %}{% sse_url 'numbers' client=True %} {% sse_client %}"
+    return HttpResponse(Template(text).render(RequestContext(request)))
 
 
 async def publish_heavily(request: HttpRequest) -> JsonResponse:
@@ -55,4 +67,6 @@ urlpatterns = [
     path("publish/thread/", publish_in_thread),
     path("publish/heavily/", publish_heavily),
     path("publish/one/", publish_one),
+    path("change/", change),
+    path("page/", page),
 ]
