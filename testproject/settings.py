@@ -1,6 +1,7 @@
 """Settings of the demo project. They are for development: change them before you deploy."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,14 @@ CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 
 DJANGO_SSE: dict[str, Any] = {"HEARTBEAT": {"PERIOD": 15}}
 if "REDIS_URL" in os.environ:
-    # Then orders that are made in a shell, or by another server, show up on every page too.
     DJANGO_SSE["BROKER"] = {
         "BACKEND": "django_sse.brokers.redis.RedisBroker",
         "LOCATION": os.environ["REDIS_URL"],
     }
+elif "DJANGO_SSE_DB" not in os.environ and "pytest" not in sys.modules:
+    # Orders that are made in a shell, or by another server, show up on every page too. Tests, which
+    # have a database of their own, choose their broker themselves.
+    DJANGO_SSE["BROKER"] = {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [

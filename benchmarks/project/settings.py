@@ -63,7 +63,7 @@ elif "BENCHMARK_HISTORY" in os.environ:
     }
     if "BENCHMARK_POSTGRES" not in os.environ:
         DATABASES["default"]["OPTIONS"] = {
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+            "init_command": "PRAGMA journal_mode=WAL;",
             "transaction_mode": "IMMEDIATE",
         }
 

@@ -14,12 +14,13 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import django
 import httpx
 import pytest
 
@@ -252,7 +253,7 @@ def test_examples_are_a_project_that_passes_its_checks(page: Path, pasted: Paste
 
 
 @contextmanager
-def serving(project: Project, server: str) -> Iterator[httpx.Client]:
+def serving(project: Project, server: str, *options: str) -> Iterator[httpx.Client]:
     """Serve a project; gives a client, which follows no redirects."""
     port = free_port()
     arguments = {
@@ -260,7 +261,7 @@ def serving(project: Project, server: str) -> Iterator[httpx.Client]:
         "uvicorn": ["-m", "uvicorn", "--port", str(port), "--timeout-graceful-shutdown", "2"],
     }[server]
     log = project.directory / f"{server}.log"
-    process = project.popen([*arguments, "project.asgi:application"], log)
+    process = project.popen([*arguments, *options, "project.asgi:application"], log)
     try:
         deadline = time.monotonic() + SECONDS
         while not listens(port):
@@ -341,6 +342,74 @@ def test_quick_start_works_when_pasted(pasted: Pasted) -> None:
         body = client.get("/orders/").content
         assert f'event: order\ndata: {{"id":{sent["id"]},"item":"Espresso beans"'.encode() in body
         assert b'event: end\ndata: {"count":' in body
+
+
+TASKS = '''"""Places an order in a worker of Celery, and in one of Django's tasks."""
+import django
+
+django.setup()
+
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+from shop.models import Order
+
+app = Celery("shop", broker="memory://", backend="cache+memory://")
+
+
+@app.task
+def place(item):
+    return Order.objects.create(item=item, total="1.00").pk
+
+
+def place_by_django(item):
+    return place(item)
+
+
+if __name__ == "__main__":
+    with start_worker(app, perform_ping_check=False):
+        place.delay("from Celery").get(timeout=20)
+    if django.VERSION >= (6, 0):
+        from django.tasks import task
+
+        import shop.tasks
+
+        shop.tasks.place_by_django = task(shop.tasks.place_by_django)
+        shop.tasks.place_by_django.enqueue("from a task of Django")
+'''
+
+
+def test_quick_start_reaches_the_streams_of_all_processes_from_everywhere(pasted: Pasted) -> None:
+    project = pasted(README)
+    project.write("shop/tasks.py", TASKS)
+    order = "from shop.models import Order; Order.objects.create(item='{}', total='1.00')"
+    with serving(project, "uvicorn", "--workers", "2") as client, ExitStack() as stack:
+        readers, ids = [], []
+        # As many that each of the two workers has some of them.
+        for _ in range(8):
+            opened = httpx.stream("GET", f"{client.base_url}/orders/events/", timeout=SECONDS)
+            readers.append(Reader(stack.enter_context(opened)))
+        project.manage("shell", "-v", "0", "-c", order.format("from a shell"))
+        project.manage("sse_publish", "orders", '{"item": "from a command"}', "--event", "created")
+        project.run("-m", "shop.tasks")
+        expected = ["from a shell", "from a command", "from Celery"]
+        if django.VERSION >= (6, 0):
+            expected.append("from a task of Django")
+        for reader in readers:
+            for item in expected:
+                event = reader.event()
+                while event.event == "snapshot":
+                    event = reader.event()
+                assert json.loads(event.data)["item"] == item
+                ids.append(str(event.id))
+        # Both workers report; `--since` reads what was before.
+        counted = project.manage("sse_stats", "--json")
+        assert json.loads(counted)["total"]["open"] == len(readers)
+        assert len(json.loads(counted)["processes"]) == 2
+        told = project.manage("sse_tail", "orders", "--since", ids[0], "--count", "2")
+        assert "from a shell" not in told
+        assert "from a command" in told
+        assert "from Celery" in told
 
 
 def test_testing_page_has_a_complete_test(pasted: Pasted) -> None:

@@ -55,7 +55,7 @@ class Command(BaseCommand):
         if isinstance(get_broker(), MemoryBroker):
             self.stderr.write(
                 "The MemoryBroker belongs to one process: no server will see this event. "
-                'Set DJANGO_SSE["BROKER"] to a RedisBroker to publish from a command.'
+                'Set DJANGO_SSE["BROKER"] to a DatabaseBroker or RedisBroker to publish from a command.'
             )
         try:
             event_id = publish(

@@ -60,7 +60,7 @@ class Command(BaseCommand):
         if isinstance(get_broker(), MemoryBroker):
             raise CommandError(
                 "The MemoryBroker belongs to one process: no server can be asked from here. Set "
-                'DJANGO_SSE["BROKER"] to a RedisBroker, or look at the admin\'s page "Open streams".'
+                'DJANGO_SSE["BROKER"] to a DatabaseBroker or RedisBroker, or look at the admin\'s page "Open streams".'
             )
         if options["watch"] is None:
             self._show(_ask(options["wait"]), as_json=options["json"])

@@ -62,7 +62,7 @@ class Command(BaseCommand):
         if isinstance(get_broker(), MemoryBroker):
             self.stderr.write(
                 "The MemoryBroker belongs to one process: what servers publish is not seen here. "
-                'Set DJANGO_SSE["BROKER"] to a RedisBroker to follow it.'
+                'Set DJANGO_SSE["BROKER"] to a DatabaseBroker or RedisBroker to follow it.'
             )
         try:
             asyncio.run(self._follow(topics, since, options["count"], as_json=options["json"]))
