@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.utils.asyncio import async_unsafe
 
 from django_sse.brokers import get_broker
@@ -57,10 +57,11 @@ def close_streams(
     ``PublishFailed`` as ``publish()`` does, and ``TypeError`` when nothing is given.
     """
     order = _encode(_close_order(user, topic, stream))
-    if on_commit and in_transaction(using):
-        transaction.on_commit(functools.partial(_give, order), using=using)
-    else:
+    using = using or DEFAULT_DB_ALIAS
+    if not (on_commit and in_transaction(using)):
         _give(order)
+    elif not get_broker().publish_in_transaction(using, [CONTROL], order):
+        transaction.on_commit(functools.partial(_give, order), using=using)
 
 
 async def aclose_streams(

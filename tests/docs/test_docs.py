@@ -301,6 +301,10 @@ class Reader:
             self.bytes += chunk
             self._waiting += self._decoder.feed(chunk)
 
+    def rest(self) -> bytes:
+        """Return what comes until the response ends."""
+        return b"".join(self._chunks)
+
 
 def log_in(client: httpx.Client) -> None:
     client.get("/admin/login/")
@@ -410,6 +414,13 @@ def test_quick_start_reaches_the_streams_of_all_processes_from_everywhere(pasted
         assert "from a shell" not in told
         assert "from a command" in told
         assert "from Celery" in told
+        log_in(client)
+        listed = client.get("/admin/django_sse/openstream/").text
+        assert listed.count("/orders/events/") >= len(readers)
+        close = "from django_sse import close_streams; close_streams(topic='orders')"
+        project.manage("shell", "-v", "0", "-c", close)
+        for reader in readers:
+            assert b"event: revoked" in reader.rest()
 
 
 def test_testing_page_has_a_complete_test(pasted: Pasted) -> None:

@@ -116,7 +116,13 @@ class DatabaseBroker(Broker):
         try:
             return _id(job.future.result(timeout))
         except FutureTimeoutError as error:
-            raise job.give_up(self._alias) from error
+            failure = job.give_up(self._alias)
+            if (it := connections[self._alias]).vendor == "sqlite" and it.in_atomic_block:
+                failure.add_note(
+                    "SQLite has one writer at a time, and that is the transaction around this "
+                    "publish(). Without on_commit=False, the event is stored in it."
+                )
+            raise failure from error
 
     async def apublish(
         self,

@@ -175,14 +175,9 @@ class Writer:
         connection = self._connected()
         if not store.take_lock(connection, LOCK_SECONDS):
             raise OperationalError("Another process holds the lock for numbering.")
-        for job in jobs:
-            job.writing = True
-        jobs = [job for job in jobs if not job.dropped]
-        events = [job.event for job in jobs if job.event is not None]
         try:
-            written = self._write_at_once(self._functions, events) if self._functions else None
-            if written is None:
-                written = self._write_stepwise(connection, events)
+            tried = self._write_at_once(self._functions, jobs) if self._functions else None
+            jobs, written = tried or self._write_stepwise(connection, jobs)
         except _Unclear as unclear:
             for job in jobs:
                 _fail(job, job.give_up(self._alias, unclear.error))
@@ -193,25 +188,35 @@ class Writer:
         self._finish(jobs, written)
         return written.pending
 
-    def _write_at_once(self, functions: Functions, events: Sequence[Draft]) -> Written | None:
+    def _write_at_once(
+        self, functions: Functions, jobs: Sequence[Job]
+    ) -> tuple[Sequence[Job], Written] | None:
+        jobs = _taken(jobs)
         try:
-            return functions.write(events, self._known.number)
+            written = functions.write(_events(jobs), self._known.number)
         except Error as error:
             if functions.is_lost():
                 raise _Unclear(error) from error
             raise
+        return None if written is None else (jobs, written)
 
-    def _write_stepwise(self, connection: BaseDatabaseWrapper, events: Sequence[Draft]) -> Written:
+    def _write_stepwise(
+        self, connection: BaseDatabaseWrapper, jobs: Sequence[Job]
+    ) -> tuple[Sequence[Job], Written]:
         committing = False
         try:
             with transaction(connection):
-                written = store.write(connection, events, self._known.number, self._limits.max_age)
+                # On SQLite it has waited for the other writers by now.
+                jobs = _taken(jobs)
+                written = store.write(
+                    connection, _events(jobs), self._known.number, self._limits.max_age
+                )
                 committing = True
         except Error as error:
             if committing:
                 raise _Unclear(error) from error
             raise
-        return written
+        return jobs, written
 
     def _finish(self, jobs: Sequence[Job], written: Written) -> None:
         if written.numbers:
@@ -232,10 +237,12 @@ class Writer:
         if len(self._new) > COUNTED:
             self._new.clear()
         for topic in topics:
-            # Processes that write little have their turn too, so each begins somewhere.
-            new = self._new.get(topic) or random.randrange(self._trim_topic_every)  # noqa: S311
+            new = self._new.get(topic)
+            if new is None:
+                # Processes that write little have their turn too, so each begins somewhere.
+                new = random.randrange(self._trim_topic_every)  # noqa: S311
             self._new[topic] = (new + 1) % self._trim_topic_every
-            if new + 1 == self._trim_topic_every:
+            if self._new[topic] == 0:
                 self._excess.setdefault(topic, 0)
 
     def _tidy(self) -> None:
@@ -280,6 +287,17 @@ class Writer:
         connection, self._connection, self._functions = self._connection, None, None
         if connection is not None:
             close(connection)
+
+
+def _taken(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs that are written from now on; their publishers cannot withdraw them any more."""
+    for job in jobs:
+        job.writing = True
+    return [job for job in jobs if not job.dropped]
+
+
+def _events(jobs: Sequence[Job]) -> list[Draft]:
+    return [job.event for job in jobs if job.event is not None]
 
 
 class _Unclear(Exception):

@@ -22,7 +22,7 @@ from django_sse import publish
 from django_sse.brokers import use_broker
 from django_sse.brokers.base import Broker
 from django_sse.brokers.database import DatabaseBroker, postgresql, store, watcher
-from django_sse.brokers.database.tables import create_tables, missing_tables
+from django_sse.brokers.database.tables import TABLES, create_tables, missing_tables
 from django_sse.exceptions import HistoryLost, PublishFailed
 from tests.support.databases import database, new_database, sqlite_settings
 from tests.support.ear import PATIENCE, TIMEOUT, Ear
@@ -323,6 +323,9 @@ async def test_postgresql_does_without_its_functions(on_postgres: Project) -> No
     await project.execute(f"DROP FUNCTION {', '.join(postgresql.FUNCTIONS)}")
     missing = await project.run(lambda: missing_tables(connections[project.alias]))
     assert missing == list(postgresql.FUNCTIONS)
+    [problem] = await project.run(lambda: project.broker.problems(timeout=TIMEOUT))
+    assert all(name in problem for name in missing)
+    assert f"manage.py migrate --database {project.alias}" in problem
     ear = Ear(project.broker)
     await ear.listener.subscribe(["a"])
 
@@ -360,7 +363,7 @@ def test_tables_are_made_only_where_the_broker_is_used(transactional_db: None) -
         call_command("makemigrations", "django_sse", "--check", "--dry-run", verbosity=0)
     assert apps.get_app_config("django_sse").models == {}
     with connection.cursor() as cursor:
-        for table in ("pending", "event", "entry", "trimmed", "state"):
+        for table in TABLES:
             cursor.execute(f"DROP TABLE django_sse_{table}")
 
 
