@@ -36,6 +36,9 @@ LOCK_SECONDS = 1.0
 TRIM_EVERY = 100
 #: Of how many topics the new events are counted.
 COUNTED = 10_000
+#: Seconds for which an event is stored however short the history is, so that a listener that is
+#: behind still finds it. Less than ``IDLE_SECONDS``, after which the last events are trimmed.
+GRACE = 3.0
 
 
 class Job:
@@ -88,10 +91,13 @@ class Writer:
         self._connection: BaseDatabaseWrapper | None = None
         self._functions: Functions | None = None
         self._trim_topic_every = max(TRIM_EVERY, limits.history // 10)
-        # For each topic, how many events were written since it was counted last, and up to which
-        # number it has too many: 0 where that has to be asked.
+        # For each topic, how many events were written since it had its turn.
         self._new: dict[str, int] = {}
-        self._excess: dict[str, int] = {}
+        # The topics whose turn it is, in order, each from a moment of ``time.monotonic()`` on.
+        self._turns: dict[str, float] = {}
+        # Of the topic that is being trimmed, the newest number that is too much, and up to which
+        # number it is old enough.
+        self._trimming: tuple[int, int] | None = None
         self._written = 0
 
     def submit(self, event: Draft | None, timeout: float) -> Job | None:
@@ -230,7 +236,7 @@ class Writer:
         self._count(written.topics)
         if self._written >= TRIM_EVERY:
             self._tidy()
-        elif self._excess:
+        elif self._turns:
             self._tidy_topics()
 
     def _count(self, topics: Iterable[str]) -> None:
@@ -243,7 +249,7 @@ class Writer:
                 new = random.randrange(self._trim_topic_every)  # noqa: S311
             self._new[topic] = (new + 1) % self._trim_topic_every
             if self._new[topic] == 0:
-                self._excess.setdefault(topic, 0)
+                self._turns.setdefault(topic, time.monotonic() + GRACE)
 
     def _tidy(self) -> None:
         """Delete old events, unless others wait to be written: those are served first."""
@@ -257,12 +263,21 @@ class Writer:
 
     def _tidy_topics(self) -> None:
         with self._tidying() as connection:
-            while self._excess and connection and self._jobs.empty():
-                topic, upto = next(iter(self._excess.items()))
-                upto = upto or store.excess(connection, topic, self._limits.history)
-                self._excess[topic] = upto
-                if not (upto and store.trim_topic(connection, topic, upto)):
-                    del self._excess[topic]
+            while self._turns and connection is not None and self._jobs.empty():
+                topic, due = next(iter(self._turns.items()))
+                if due > time.monotonic():
+                    return
+                if self._trimming is None:
+                    # To count a topic takes long, so what it found is kept until all is deleted.
+                    excess = store.excess(connection, topic, self._limits.history)
+                    old = store.now() - (int(GRACE * 1000) << store.SEQUENCE_BITS)
+                    self._trimming = excess, old
+                excess, old = self._trimming
+                if not store.trim_topic(connection, topic, min(excess, old)):
+                    self._trimming = None
+                    del self._turns[topic]
+                    if excess > old:
+                        self._turns[topic] = time.monotonic() + GRACE
 
     @contextmanager
     def _tidying(self) -> Iterator[BaseDatabaseWrapper | None]:
