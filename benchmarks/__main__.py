@@ -14,6 +14,7 @@ from .report import Result, row, table
 MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "burst": burst.measure,
     "memory": memory.measure,
+    "heartbeat": memory.measure_heartbeats,
     "setup": setup.measure,
     "fanout": fanout.measure,
     "eventstream": fanout.measure_eventstream,

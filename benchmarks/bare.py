@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from typing import Any
 from urllib.parse import parse_qsl
@@ -43,6 +44,25 @@ async def idle(receive: Any, send: Any, query: dict[str, str]) -> None:
     await send(body(b":\n\n"))
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def beat(receive: Any, send: Any, query: dict[str, str]) -> None:
+    """Send a comment every ``period`` seconds, until the client leaves."""
+    await send(START)
+    await send(body(b":\n\n"))
+    beating = asyncio.create_task(keep_beating(send, float(query["period"])))
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    finally:
+        beating.cancel()
+
+
+async def keep_beating(send: Any, period: float) -> None:
+    await asyncio.sleep(period * random.random())
+    while True:
+        await send(body(b": heartbeat\n\n"))
+        await asyncio.sleep(period)
 
 
 async def burst(receive: Any, send: Any, query: dict[str, str]) -> None:
@@ -92,6 +112,7 @@ async def publish(receive: Any, send: Any, query: dict[str, str]) -> None:
 PAGES = {
     "/warm-up/": warm_up,
     "/idle/": idle,
+    "/beat/": beat,
     "/burst/": burst,
     "/follow/": follow,
     "/publish/": publish,

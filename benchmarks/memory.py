@@ -14,6 +14,8 @@ from .servers import Server
 
 WARM_UP = 50
 STEPS = 5
+#: Seconds between two heartbeats: the setting's default.
+PERIOD = 15
 
 
 def measure(context: Context) -> Iterator[Result]:
@@ -37,6 +39,31 @@ def measure(context: Context) -> Iterator[Result]:
         if context.explain:
             for path in ("/idle/private/", "/follow/"):
                 print(explain(context, kind, path, context.login), file=sys.stderr)
+
+
+def measure_heartbeats(context: Context) -> Iterator[Result]:
+    """Compare what the heartbeats of 1,000 idle streams cost with the bare application's.
+
+    Whatever else wakes up for a stream in that time is counted, too.
+    """
+    count, seconds = context.size(950, 200), context.size(30.0, 15.0)
+    for kind, name in SERVERS.items():
+        with context.project(kind) as ours, context.bare(kind) as bare:
+            sides = [(ours, "/idle/"), (bare, f"/beat/?period={PERIOD}")]
+            cost, beside = (beats(server, path, count, seconds) for server, path in sides)
+        what = f"heartbeat, {count} idle streams"
+        yield Result(what, name, cost, beside, "µs/heartbeat", 1)
+
+
+def beats(server: Server, path: str, count: int, seconds: float) -> float:
+    """Return the server's µs for each heartbeat of ``count`` streams within some seconds."""
+    with Swarm() as swarm:
+        swarm.open(server.port, path, count)
+        settle(server.cpu)
+        begun = server.cpu()
+        swarm.listen(seconds)
+        used = server.cpu() - begun
+    return used / (count * seconds / PERIOD) * 1e6
 
 
 def private_kb(

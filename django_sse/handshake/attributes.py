@@ -59,6 +59,7 @@ RESERVED = (
     "live",
     "newest_id",
     "notice_loss",
+    "on_round",
     "opened_at",
     "prepare",
     "resumed",

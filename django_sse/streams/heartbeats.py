@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from django_sse.conf import FROM_SETTINGS, FromSettings, conf
+from django_sse.connection.outbox import body_message, frame
 from django_sse.connection.tasks import settle, stop
 from django_sse.exceptions import StreamClosed
 from django_sse.monitoring.reports import log_error
@@ -23,6 +24,9 @@ from .sending import Sending
 
 logger = logging.getLogger("django_sse")
 
+#: Into how many moments the beats of one period are spread.
+SLOTS = 64
+
 
 class Beating(Sending):
     """A stream with a heartbeat."""
@@ -30,7 +34,7 @@ class Beating(Sending):
     #: The heartbeat of this view; ``None`` turns it off. By default, the setting's.
     heartbeat: Heartbeat | None = FROM_SETTINGS
 
-    _pulse: Pulse | None = None
+    _pulse: Pulse | Slot | None = None
     # The task of a heartbeat that was stopped while its callable ran.
     _last_beat: asyncio.Task[Any] | None = None
     # The task of a heartbeat whose event is an object.
@@ -61,12 +65,17 @@ class Beating(Sending):
         self.stop_heartbeat()
         if heartbeat:
             loop = asyncio.get_running_loop()
-            self._pulse = Pulse(heartbeat, self._on_beat, loop, self._context)
+            if heartbeat.encoded is None:
+                self._pulse = Pulse(heartbeat, self._on_beat, loop, self._context)
+            else:
+                self._pulse = rounds(loop, heartbeat.period, heartbeat.encoded).join(self)
 
     def stop_heartbeat(self) -> None:
         """Stop to beat; does nothing where there is no heartbeat."""
         pulse, self._pulse = self._pulse, None
-        if pulse is not None:
+        if isinstance(pulse, Slot):
+            pulse.leave(self)
+        elif pulse is not None:
             self._last_beat = pulse.stop() or self._last_beat
 
     def _own_heartbeat(self) -> Heartbeat:
@@ -86,15 +95,20 @@ class Beating(Sending):
         if self._object_beat is not None:
             await stop(self._object_beat)
 
-    def _on_beat(self, beat: bytes | ServerSentEvent) -> None:
+    def on_round(self, message: dict[str, Any], size: int, chunk: bytes) -> None:
+        """Write a beat that other streams share, as ``Outbox.write()`` takes it."""
         self.notice_loss()
         outbox = self._outbox
         # A connection that takes nothing needs no sign of life, and its memory is bounded.
+        if outbox is not None and self.close_reason is None:
+            outbox.write(message, size, chunk)
+
+    def _on_beat(self, beat: ServerSentEvent) -> None:
+        self.notice_loss()
+        outbox = self._outbox
         if outbox is None or outbox.blocked or self.close_reason is not None:
             return
-        if isinstance(beat, bytes):
-            outbox.put(beat)
-        elif beat.data is None or isinstance(beat.data, str):
+        if beat.data is None or isinstance(beat.data, str):
             outbox.put(beat.encode())
         elif self._object_beat is None or self._object_beat.done():
             # send() may take a thread for an object; the next beat waits for this one.
@@ -110,11 +124,118 @@ class Beating(Sending):
             log_error(self, "The heartbeat of %s failed.", error=error)
 
 
-class Pulse:
-    """The timer of one stream's heartbeat, and a task while an asynchronous callable runs.
+class Beats(Protocol):
+    """What a round of beats asks of a stream."""
 
-    It calls ``beat`` with the encoded bytes, or with the event that a callable returned. The first
-    beat comes after a random part of the period, so that the beats of many streams are spread.
+    def on_round(self, message: dict[str, Any], size: int, chunk: bytes) -> None:
+        """Write the beat."""
+
+
+class Rounds:
+    """The streams of one event loop that beat with the same bytes and the same period, in seconds.
+
+    The period is divided into ``SLOTS``, each with one timer for all of its streams, which get the
+    same bytes from one callback. A stream has its place at random, so that the beats of many are
+    spread, and the first one comes within a period.
+    """
+
+    __slots__ = ("_begun", "_loop", "_slots", "chunk", "message", "period", "size")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, period: float, encoded: bytes) -> None:
+        """Begin without streams."""
+        self._loop = loop
+        self._begun = loop.time()
+        self._slots: dict[int, Slot] = {}
+        self.period = period
+        self.message = body_message(encoded)
+        self.size = len(encoded)
+        self.chunk = frame(encoded)
+
+    def join(self, stream: Beats) -> Slot:
+        """Let a stream beat until it leaves its slot, which is returned."""
+        number = random.randrange(SLOTS)  # noqa: S311 - spreads load
+        slot = self._slots.get(number)
+        if slot is None:
+            # The next moment of this slot, at most a period from now.
+            now = self._loop.time()
+            offset = self.period * (number + 1) / SLOTS
+            due = now + (self._begun + offset - now) % self.period
+            slot = self._slots[number] = Slot(self, number, self._loop, due)
+        slot.add(stream)
+        return slot
+
+    def remove(self, number: int) -> None:
+        """Forget a slot that has no streams any more."""
+        del self._slots[number]
+        if not self._slots:
+            for key, it in list(_rounds.items()):
+                if it is self:
+                    del _rounds[key]
+
+
+class Slot:
+    """The streams that beat in the same moment."""
+
+    __slots__ = ("_due", "_loop", "_number", "_rounds", "_streams", "_timer")
+
+    def __init__(
+        self, rounds: Rounds, number: int, loop: asyncio.AbstractEventLoop, due: float
+    ) -> None:
+        """Start the timer; ``due`` is a moment of the loop's clock."""
+        self._rounds = rounds
+        self._number = number
+        self._loop = loop
+        self._streams: dict[Beats, None] = {}
+        # Keep the moment: uvloop returns a plain handle without when() for a timer that is due at
+        # once.
+        self._due = due
+        # The context of no stream: the timer may outlive the one that started it.
+        self._timer: asyncio.Handle = loop.call_at(due, self._fire, context=Context())
+
+    def add(self, stream: Beats) -> None:
+        """Let a stream beat."""
+        self._streams[stream] = None
+
+    def leave(self, stream: Beats) -> None:
+        """Let a stream beat no more."""
+        del self._streams[stream]
+        if not self._streams:
+            self._timer.cancel()
+            self._rounds.remove(self._number)
+
+    def _fire(self) -> None:
+        rounds = self._rounds
+        # From the planned moment, so that beats don't drift.
+        self._due = max(self._due + rounds.period, self._loop.time())
+        self._timer = self._loop.call_at(self._due, self._fire, context=Context())
+        for stream in tuple(self._streams):
+            if stream not in self._streams:
+                continue  # An earlier one's beat has ended it.
+            try:
+                stream.on_round(rounds.message, rounds.size, rounds.chunk)
+            except Exception:
+                # Catch the error here, so that the others still beat.
+                logger.exception("The heartbeat of %s failed.", type(stream).__qualname__)
+
+
+_rounds: dict[tuple[asyncio.AbstractEventLoop, float, bytes], Rounds] = {}
+
+
+def rounds(loop: asyncio.AbstractEventLoop, period: float, encoded: bytes) -> Rounds:
+    """Return the rounds of a loop with a period and bytes, made when they are first needed."""
+    key = loop, period, encoded
+    found = _rounds.get(key)
+    if found is None:
+        for gone in [other for other in _rounds if other[0].is_closed()]:
+            del _rounds[gone]
+        found = _rounds[key] = Rounds(loop, period, encoded)
+    return found
+
+
+class Pulse:
+    """The timer of one stream's heartbeat whose event a callable makes, and a task while that runs.
+
+    It calls ``beat`` with the event that the callable returned. The first beat comes after a random part of the period, so that the beats of many streams are spread.
     """
 
     __slots__ = ("_beat", "_context", "_due", "_heartbeat", "_loop", "_provider", "_task", "_timer")
@@ -122,9 +243,9 @@ class Pulse:
     def __init__(
         self,
         heartbeat: Heartbeat,
-        beat: Callable[[bytes | ServerSentEvent], None],
+        beat: Callable[[ServerSentEvent], None],
         loop: asyncio.AbstractEventLoop,
-        context: contextvars.Context | None,
+        context: Context | None,
     ) -> None:
         """Start the timer; callables run in ``context``."""
         self._heartbeat = heartbeat
@@ -151,9 +272,6 @@ class Pulse:
         # beats don't drift.
         self._due = max(self._due + self._heartbeat.period, self._loop.time())
         self._timer = self._loop.call_at(self._due, self._fire, context=self._context)
-        if self._heartbeat.encoded is not None:
-            self._beat(self._heartbeat.encoded)
-            return
         if self._task is not None:
             return  # The callable is slower than the period: leave this beat out.
         try:

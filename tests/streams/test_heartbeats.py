@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from django.test import override_settings
 from rest_framework import serializers
 
 from django_sse import Heartbeat, ServerSentEvent, SSEView, StreamClosed
-from django_sse.streams.heartbeats import Pulse
+from django_sse.streams.heartbeats import SLOTS, Pulse, rounds
 from django_sse.testing import StreamClient, connect
 
 FAST = 0.01  # seconds
@@ -50,7 +51,7 @@ async def blocks(stream: StreamClient, number: int) -> list[ServerSentEvent]:
 
 
 class Clock:
-    """As much of an event loop as a pulse needs, with a clock that the test sets."""
+    """As much of an event loop as heartbeats need, with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -58,6 +59,9 @@ class Clock:
 
     def time(self) -> float:
         return self.now
+
+    def is_closed(self) -> bool:
+        return False
 
     def call_at(self, when: float, call: Callable[[], None], context: Any) -> Timer:
         self.timers.append(Timer(when, call))
@@ -82,36 +86,78 @@ class Timer:
         self.cancelled = True
 
 
+class Beating:
+    """A stream that notes its beats; ``also`` is called with each."""
+
+    def __init__(self, also: Callable[[], None] = lambda: None) -> None:
+        self.beats: list[bytes] = []
+        self.also = also
+
+    def on_round(self, message: dict[str, Any], size: int, chunk: bytes) -> None:
+        assert size == len(message["body"])
+        assert chunk == b"%x\r\n%b\r\n" % (size, message["body"])
+        self.beats.append(message["body"])
+        self.also()
+
+
 def test_first_beats_are_spread_over_the_period() -> None:
     clock: Any = Clock()
-    for _ in range(1000):
-        Pulse(Heartbeat(10), lambda beat: None, clock, None)
+    joined = rounds(clock, 10, b"beat")
+    streams = [Beating() for _ in range(1000)]
+    slots = [joined.join(stream) for stream in streams]
     firsts = [timer.when() - 100 for timer in clock.timers]
+    # One timer for all streams of a slot; none fires before now, none after a period.
+    assert len(firsts) <= SLOTS
     tenths = [sum(i <= first < i + 1 for first in firsts) for i in range(10)]
-    assert sum(tenths) == 1000  # none before now, none after a period
-    assert min(tenths) > 50
+    assert sum(tenths) == len(firsts)
+    assert min(tenths) >= 5
+    sizes = Counter(map(id, slots))
+    assert max(sizes.values()) < 1000 / SLOTS * 3
+    for stream, slot in zip(streams, slots, strict=True):
+        slot.leave(stream)
+    assert all(timer.cancelled for timer in clock.timers)
+    assert rounds(clock, 10, b"beat") is not joined
 
 
 def test_beats_come_every_period_and_do_not_drift() -> None:
     clock: Any = Clock()
-    beats: list[Any] = []
-    Pulse(Heartbeat(10, BEAT), beats.append, clock, None)
+    stream = Beating()
+    rounds(clock, 10, BEAT.encode()).join(stream)
     first = clock.timers[0].when()
     for i in range(5):
         assert clock.timers[0].when() == pytest.approx(first + 10 * i)
         clock.fire(late=3)
-    assert beats == [BEAT.encode()] * 5
+    assert stream.beats == [BEAT.encode()] * 5
 
 
 def test_beats_that_were_missed_are_not_made_up_for() -> None:
     clock: Any = Clock()
-    beats: list[Any] = []
-    Pulse(Heartbeat(10), beats.append, clock, None)
+    stream = Beating()
+    rounds(clock, 10, b"beat").join(stream)
     clock.fire(late=1000)
     assert clock.timers[0].when() == clock.now
     clock.fire()
     assert clock.timers[0].when() == clock.now + 10
-    assert len(beats) == 2
+    assert len(stream.beats) == 2
+
+
+def test_a_beat_that_fails_or_ends_another_stream_spares_the_rest(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.randrange", lambda stop: 0)
+    clock: Any = Clock()
+
+    def fail() -> None:
+        raise RuntimeError("no beat today")
+
+    joined = rounds(clock, 10, b"beat")
+    ended, last = Beating(), Beating()
+    failing, ending = Beating(fail), Beating(lambda: slot.leave(ended))
+    for stream in failing, ending, ended, last:
+        slot = joined.join(stream)
+    clock.fire()
+    assert [len(stream.beats) for stream in (failing, ending, ended, last)] == [1, 1, 0, 1]
+    assert "The heartbeat of Beating failed." in caplog.text
 
 
 async def test_slow_callable_is_not_called_twice_at_a_time() -> None:
