@@ -9,6 +9,7 @@ from django_sse.connection.outbox import Outbox, body_message, frame
 from django_sse.monitoring.metrics import counters
 
 from .backlog import Item
+from .pages import Pages
 
 #: Bytes after which a cohort's batch is written at once, so that a burst stays bounded.
 CHUNK = 64 * 1024
@@ -53,6 +54,7 @@ class Cohort:
         "dirty",
         "excludes",
         "last",
+        "pages",
         "size",
         "topics",
     )
@@ -60,6 +62,8 @@ class Cohort:
     def __init__(self, topics: frozenset[str]) -> None:
         """Begin without connections."""
         self.topics = topics
+        #: What connections that resume have asked for since the newest message.
+        self.pages: Pages | None = None
         #: The newest message. A message of several topics comes once for each of them, and is taken
         #: once.
         self.last: Message | None = None

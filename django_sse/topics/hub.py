@@ -14,12 +14,13 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 
 from django_sse.brokers import get_broker
-from django_sse.brokers.base import Broker, Listener, Message
+from django_sse.brokers.base import Broker, EventId, Listener, Message
 from django_sse.connection.roster import roster
 
 from .backlog import Item
 from .cohort import CHUNK, Cohort, Follower
 from .orders import CONTROL, obey
+from .pages import Pages, Piece
 
 logger = logging.getLogger("django_sse")
 
@@ -112,6 +113,18 @@ class Hub:
                 await self.listener.subscribe(new | (set(topics) - self._subscribed))
                 self._subscribed |= new | set(topics)
 
+    async def replay(self, cohort: Cohort, after: EventId, limit: int) -> list[Piece]:
+        """Return a page of a cohort's stored messages, as ``Listener.replay()`` finds them.
+
+        The cohort must be subscribed. Connections that ask for the same before the cohort's next
+        message share what one of them has read.
+        """
+        if cohort.pages is None:
+            cohort.pages = Pages(self._loop)
+        return await cohort.pages.get(
+            (after, limit), lambda: self.listener.replay(cohort.topics, after, limit)
+        )
+
     def flush(self) -> None:
         """Write the messages that were delivered since the last writing.
 
@@ -203,6 +216,7 @@ class Hub:
                 if cohort.last is message:
                     continue  # The cohort follows several topics of the message, and has it already.
                 cohort.last = message
+                cohort.pages = None
                 if item is None:
                     item = (message, message.encode())
                 if not cohort.dirty:
@@ -225,6 +239,7 @@ class Hub:
         self.flush()
         for cohort in list(self._cohorts.values()):
             if not cohort.topics.isdisjoint(topics):
+                cohort.pages = None
                 for follower in cohort.everyone():
                     follower.lose()
 

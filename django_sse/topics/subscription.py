@@ -6,20 +6,21 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection
 
-from django_sse.brokers.base import EventId, Message
+from django_sse.brokers.base import EventId
 from django_sse.connection.outbox import HIGH_WATER, Outbox, body_message
 from django_sse.exceptions import HistoryLost, StreamClosed
 from django_sse.monitoring.metrics import counters
 
 from .backlog import Backlog, Item
-from .cohort import CHUNK, Cohort
+from .cohort import CHUNK, Cohort, for_client
 from .hub import Hub, get_hub
+from .pages import Piece, encoded, pieces
 
 logger = logging.getLogger("django_sse")
 
 # Shared by all live subscriptions, since an empty deque takes 600 bytes. Nothing is ever put into
 # it.
-_NOTHING: deque[Message] = deque()
+_NOTHING: deque[Piece] = deque()
 #: How many events a resuming connection asks of the broker at once.
 PAGE = 200
 
@@ -80,10 +81,10 @@ class Subscription:
         self._hub: Hub | None = None
         self._cohort: Cohort | None = None
         # Messages that the broker had stored and that are not sent yet.
-        self._page: deque[Message] = deque()
+        self._page: deque[Piece] = deque()
         # Messages that came since, before the subscription is live. None where they were too many
         # to be held, or a replay failed: then they are read from the broker.
-        self._held: deque[Message] | None = deque()
+        self._held: list[Item] | None = []
         self._held_size = 0
         self._joining = False
         self._live = False
@@ -103,7 +104,7 @@ class Subscription:
         after = None if last_event_id is None else EventId.parse(last_event_id)
         if after is not None:
             try:
-                await self._replay(hub, topics, after)
+                await self._replay(hub, self._cohort, after)
             except HistoryLost:
                 pass
             else:
@@ -112,7 +113,8 @@ class Subscription:
                 return
         if rewind:
             per_key = self._overflow == "latest"
-            self._page = deque(await hub.listener.newest(topics, rewind, per_key=per_key))
+            newest = await hub.listener.newest(topics, rewind, per_key=per_key)
+            self._page = deque(encoded(newest))
             if self._page:
                 # They have ids of their own, so the client needs no cursor.
                 self._told = True
@@ -148,29 +150,33 @@ class Subscription:
             cohort.flush()
             if not self._page:
                 if self._held is None:
-                    await self._replay(hub, cohort.topics, self.cursor)
+                    await self._replay(hub, cohort, self.cursor)
                     self._opened()
                     continue
-                self._page, self._held, self._held_size = self._held, deque(), 0
+                self._page = deque(pieces(self._held))
+                self._held, self._held_size = [], 0
             if not self._page:
                 break
             while self._page:
-                await self._send_one(self._page.popleft())
+                await self._send_piece(self._page.popleft())
                 self._opened()
         self.outbox.flush()
         self._opened()
         self._page, self._held, self._live = _NOTHING, None, True
         cohort.set_live(self)
 
-    async def _send_one(self, message: Message) -> None:
-        if message.id > self.cursor:
-            self.cursor = message.id
-            if message.exclude is not None and message.exclude == self.client:
-                return
-            self.outbox.put(message.encode())
-            counters.sent += 1
-            if self.outbox.size >= HIGH_WATER:
-                await self.outbox.drain()
+    async def _send_piece(self, piece: Piece) -> None:
+        if piece.first > self.cursor and self.client not in piece.excludes:
+            self.outbox.put(piece.data)
+            counters.sent += len(piece.items)
+        else:
+            newer = [item for item in piece.items if item[0].id > self.cursor]
+            for _, block in for_client(newer, self.client):
+                self.outbox.put(block)
+                counters.sent += 1
+        self.cursor = max(self.cursor, piece.last)
+        if self.outbox.size >= HIGH_WATER:
+            await self.outbox.drain()
 
     def _opened(self) -> tuple[Hub, Cohort]:
         """Return the hub and the cohort; raise ``StreamClosed`` once the stream has ended."""
@@ -191,7 +197,7 @@ class Subscription:
             if self._held_size > self._limit:
                 self._held = None
             else:
-                self._held.extend(message for message, _ in batch)
+                self._held.extend(batch)
 
     def send(self, batch: list[Item]) -> None:
         """Write messages in one piece that no other connection shares."""
@@ -244,17 +250,17 @@ class Subscription:
             while data := backlog.take(CHUNK):
                 self.outbox.put(data)
 
-    async def _replay(self, hub: Hub, topics: Collection[str], after: EventId) -> None:
+    async def _replay(self, hub: Hub, cohort: Cohort, after: EventId) -> None:
         """Read the next page of stored messages, and hold those that come meanwhile."""
-        self._held, self._held_size = deque(), 0
+        self._held, self._held_size = [], 0
         try:
-            page = await hub.listener.replay(topics, after, PAGE)
+            page = await hub.replay(cohort, after, PAGE)
         except BaseException:
             # Without the page, there would be a gap before the messages that are held.
             self._held = None
             raise
         self._page = deque(page)
-        if len(page) >= PAGE:
+        if sum(len(piece.items) for piece in page) >= PAGE:
             # The broker has more. The next page will also have what comes until then.
             self._held = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -188,6 +188,76 @@ async def test_joining_replay_meets_the_live_flow(make_broker: MakeBroker) -> No
         assert await data(stream, 50) == live
         await stream.receive_nothing()
         assert b"snapshot" not in stream.received
+
+
+async def test_joining_together_reads_and_encodes_each_page_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = await alatest_event_id()
+    stored = await publish_many(250)  # more than a page
+    reads = encodings = 0
+    read, encode = get_hub().listener.replay, Message.encode
+
+    async def counted(*args: Any) -> list[Message]:
+        nonlocal reads
+        reads += 1
+        return await read(*args)
+
+    def counted_encode(message: Message) -> bytes:
+        nonlocal encodings
+        encodings += 1
+        return encode(message)
+
+    monkeypatch.setattr(get_hub().listener, "replay", counted)
+    monkeypatch.setattr(Message, "encode", counted_encode)
+    headers = {"Last-Event-ID": since}
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(connect(Recorded, headers=headers)) for _ in range(40)
+        ]
+        for stream in streams:
+            assert await data(stream, 250) == stored
+        assert (reads, encodings) == (2, 250)
+        # What came since is not in those pages, and new ones are read.
+        live = await publish_many(3, "live")
+        late = await stack.enter_async_context(connect(Recorded, headers=headers))
+        assert await data(late, 253) == [*stored, *live]
+        for stream in streams:
+            assert await data(stream, 3) == live
+        assert reads == 4
+
+
+async def test_joining_page_is_read_on_while_anybody_waits_for_it(
+    held_broker: HeldBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = await alatest_event_id()
+    stored = await publish_many(3)
+    gate, reading, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    read = MemoryListener.replay
+
+    async def slow(*args: Any) -> list[Message]:
+        reading.set()
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+        return await read(*args)
+
+    monkeypatch.setattr(MemoryListener, "replay", slow)
+    headers = {"Last-Event-ID": since}
+    async with connect(Recorded, headers=headers) as stays:
+        async with connect(Recorded, headers=headers):
+            await reading.wait()
+        assert not gone.is_set()
+        gate.set()
+        assert await data(stays, 3) == stored
+    gate.clear()
+    reading.clear()
+    await publish_many(1)
+    async with connect(Recorded, headers=headers):
+        await reading.wait()
+    await asyncio.wait_for(gone.wait(), 10)
 
 
 async def test_joining_what_was_replayed_is_not_delivered_again(held_broker: HeldBroker) -> None:
