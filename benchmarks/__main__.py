@@ -16,6 +16,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "memory": memory.measure,
     "heartbeat": memory.measure_heartbeats,
     "setup": setup.measure,
+    "open": setup.measure_open,
     "fanout": fanout.measure,
     "eventstream": fanout.measure_eventstream,
     "latency": fanout.measure_latency,

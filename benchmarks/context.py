@@ -42,6 +42,11 @@ class Context:
         environment = {**self.environment, **environment}
         return server(kind, "benchmarks.project.asgi:application", **environment)
 
+    def django(self, kind: str, **environment: str) -> AbstractContextManager[Server]:
+        """Run the project on a server, under Django's own handler."""
+        environment = {**self.environment, **environment}
+        return server(kind, "benchmarks.project.django_asgi:application", **environment)
+
     def bare(self, kind: str) -> AbstractContextManager[Server]:
         """Run the bare ASGI application on a server."""
         return server(kind, "benchmarks.bare:application")

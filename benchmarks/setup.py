@@ -29,6 +29,32 @@ def measure(context: Context) -> Iterator[Result]:
             yield Result("set-up and end", name, whole, whole_view, "µs", note=note)
 
 
+def measure_open(context: Context) -> Iterator[Result]:
+    """Compare a handshake without authentication and middleware with Django's own streams.
+
+    That is an asynchronous view with a ``StreamingHttpResponse``, under Django's own handler.
+    """
+    count = context.size(240, 60)
+    for kind, name in SERVERS.items():
+        with (
+            context.project(kind, BENCHMARK_PLAIN="1") as ours,
+            context.django(kind, BENCHMARK_PLAIN="1") as django,
+            context.bare(kind) as bare,
+        ):
+            idle, follow, own, floor = best(
+                context.size(4, 2),
+                [
+                    lambda: coming_and_going(ours, "/idle/open/", count, {}),
+                    lambda: coming_and_going(ours, "/follow/open/", count, {}),
+                    lambda: coming_and_going(django, "/own/", count, {}),
+                    lambda: coming_and_going(bare, "/idle/", count, {}),
+                ],
+            )
+        note = f"beside Django's own stream; bare {floor:.0f} µs"
+        yield Result("set-up and end, open to all", name, idle, own, "µs", 1, note=note)
+        yield Result("the same, following a topic", name, follow, own, "µs", note=note)
+
+
 def opening(server: Server, path: str, count: int, headers: dict[str, str]) -> float:
     """Return the server's µs for a connection up to its first bytes."""
     with Swarm() as swarm:

@@ -27,6 +27,9 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
+if "BENCHMARK_PLAIN" in os.environ:
+    MIDDLEWARE = []
+
 ROOT_URLCONF = "benchmarks.project.urls"
 ASGI_APPLICATION = "benchmarks.project.asgi:application"
 

@@ -25,6 +25,18 @@ class PrivateIdle(Idle):
     permission_classes = [IsAuthenticated]
 
 
+class OpenIdle(Idle):
+    """The same, for whom nobody asks."""
+
+    authentication_classes = []
+
+
+class OpenFollow(OpenIdle):
+    """Follows a topic."""
+
+    topics = ["readings"]
+
+
 class Burst(SSEView):
     """Sends so many objects."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -27,6 +28,16 @@ class Ordinary(APIView):
 
     def get(self, request: Request) -> Response:
         return Response({"user": request.user.pk})
+
+
+async def own(request: HttpRequest) -> StreamingHttpResponse:
+    """Stream in Django's own way."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b":\n\n"
+        await asyncio.get_running_loop().create_future()
+
+    return StreamingHttpResponse(body(), content_type="text/event-stream")
 
 
 async def warm_up(request: HttpRequest) -> HttpResponse:

@@ -33,6 +33,7 @@ from django_sse.topics.hub import get_hub
 from django_sse.topics.orders import ended_since, newest_order
 from django_sse.wire.events import CONTENT_TYPE
 
+from .asking import asks_nobody
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
 from .request import BodyTooLarge, load
 from .response import Connection, EventStreamResponse
@@ -166,9 +167,12 @@ class Handshake(APIView, Stream):
             # get it.
             async with get_hub().heeding():
                 orders = newest_order()
-                response = await sync_to_async(self._admit)(request, *args, **kwargs)
-                if response is not None:
-                    return response
+                if not (
+                    asks_nobody(self, request) and self._admit_at_once(request, *args, **kwargs)
+                ):
+                    response = await sync_to_async(self._admit)(request, *args, **kwargs)
+                    if response is not None:
+                        return response
                 try:
                     take_place(self, self.request)
                 except ComeBackLater as refusal:
@@ -200,27 +204,45 @@ class Handshake(APIView, Stream):
             await self.abandon("client" if isinstance(error, asyncio.CancelledError) else "error")
             raise
 
+    def _admit_at_once(self, request: HttpRequest, *args: Any, **kwargs: Any) -> bool:
+        """Do what ``_admit()`` does, on the event loop; return False where that has to do it."""
+        try:
+            self._accept(request, *args, **kwargs)
+            self._apply_policies(request, *args, **kwargs)
+        except Exception:
+            # What answers it may wait for a database.
+            return False
+        return True
+
     def _admit(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase | None:
         """Apply DRF's policies; return the refusal, or ``None`` when the stream may begin."""
+        self._accept(request, *args, **kwargs)
+        try:
+            return self._apply_policies(request, *args, **kwargs)
+        except Exception as error:
+            return self._refuse(error)
+
+    def _accept(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         self.args, self.kwargs = args, kwargs
         self.headers: dict[str, str] = {}
         # The user that middleware found. DRF's authentication puts its own user in the same place.
         self.user_before: Any = getattr(request, "user", None)
         self.request: Request = self.initialize_request(request, *args, **kwargs)
-        try:
-            if not hasattr(request, "scope"):
-                raise StreamNeedsASGI
-            self.initial(self.request, *args, **kwargs)
-            if login_demanded(request) and not is_authenticated(self.request.user):
-                self.permission_denied(self.request)
-            method = str(self.request.method).lower()
-            if method not in self.http_method_names:
-                self.http_method_not_allowed(self.request, *args, **kwargs)
-            if method == "options":
-                return self._final(self.options(self.request, *args, **kwargs))
-            load(self.request)
-        except Exception as error:
-            return self._refuse(error)
+
+    def _apply_policies(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase | None:
+        if not hasattr(request, "scope"):
+            raise StreamNeedsASGI
+        self.initial(self.request, *args, **kwargs)
+        if login_demanded(request) and not is_authenticated(self.request.user):
+            self.permission_denied(self.request)
+        method = str(self.request.method).lower()
+        if method not in self.http_method_names:
+            self.http_method_not_allowed(self.request, *args, **kwargs)
+        if method == "options":
+            return self._final(self.options(self.request, *args, **kwargs))
+        load(self.request)
         return None
 
     def _refuse(self, error: Exception) -> HttpResponseBase:

@@ -38,10 +38,12 @@ def client_of(request: Any) -> str | None:
     it is not 8 to 64 characters of A-Z, a-z, 0-9, ``-`` and ``_``.
     """
     request = getattr(request, "_request", request)
-    given = (
-        request.META.get(_META) or request.POST.get(PARAMETER) or request.GET.get(PARAMETER) or ""
-    )
-    return given if _ID.fullmatch(given) else None
+    given = request.META.get(_META)
+    if not given and request.method == "POST":
+        given = request.POST.get(PARAMETER)
+    if not given and request.META.get("QUERY_STRING"):
+        given = request.GET.get(PARAMETER)
+    return given if given and _ID.fullmatch(given) else None
 
 
 def check_exclude(exclude: Any) -> str | None:
