@@ -14,6 +14,7 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from .connection.request_threads import RequestThread
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
 from .handshake.receiving import PendingReceive
@@ -45,7 +46,8 @@ class ASGIHandler(asgi.ASGIHandler):
         exchange = _Exchange(receive, send, asyncio.current_task())
         current_exchange.set(exchange)
         try:
-            await super().__call__(scope, exchange.receive, exchange.send)
+            async with RequestThread():
+                await super().__call__(scope, exchange.receive, exchange.send)
             view = await exchange.end()
         except (Exception, asyncio.CancelledError) as error:
             # Run stop() in a task, since the server may cancel this one again meanwhile.

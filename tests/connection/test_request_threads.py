@@ -1,0 +1,133 @@
+"""The thread of a request: one for all of its work, and the next request's when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connection
+
+from django_sse.connection import request_threads
+from django_sse.connection.request_threads import RequestThread
+
+
+@pytest.fixture(autouse=True)
+async def _no_idle_thread() -> None:
+    async with asyncio.timeout(10):
+        while request_threads._idle:  # noqa: ASYNC110 - threads tell nobody that they end
+            await asyncio.sleep(0.02)
+
+
+async def idle() -> None:
+    """Wait until a thread waits for a request."""
+    async with asyncio.timeout(10):
+        while not request_threads._idle:  # noqa: ASYNC110 - threads tell nobody
+            await asyncio.sleep(0.001)
+
+
+def where() -> threading.Thread:
+    return threading.current_thread()
+
+
+async def test_all_work_of_a_request_has_one_thread_which_the_next_one_takes() -> None:
+    async with RequestThread():
+        first = await sync_to_async(where)()
+        assert first is not threading.current_thread()
+        # Also from another task, and from synchronous work that goes back to the loop.
+        assert await asyncio.create_task(sync_to_async(where)()) is first
+        back = async_to_sync(sync_to_async(where))
+        assert await sync_to_async(back)() is first
+    await idle()
+    async with RequestThread():
+        assert await sync_to_async(where)() is first
+        async with RequestThread():
+            assert await sync_to_async(where)() is not first
+        assert await sync_to_async(where)() is first
+    async with asyncio.timeout(10):
+        while first.is_alive():  # noqa: ASYNC110 - threads tell nobody that they end
+            await asyncio.sleep(0.05)
+
+
+async def test_requests_beside_each_other_have_their_own_threads() -> None:
+    barrier = threading.Barrier(20)
+
+    async def request() -> threading.Thread:
+        async with RequestThread():
+            await sync_to_async(barrier.wait)(10)
+            return await sync_to_async(where)()
+
+    assert len(set(await asyncio.gather(*(request() for _ in range(20))))) == 20
+    await asyncio.sleep(0.05)
+    assert len(request_threads._idle) <= request_threads.MOST_IDLE
+
+
+async def test_a_request_without_synchronous_work_takes_no_thread() -> None:
+    before = threading.active_count()
+    async with RequestThread():
+        await asyncio.sleep(0)
+    assert threading.active_count() == before
+
+
+async def test_the_end_waits_for_work_that_was_left_behind() -> None:
+    began, gate = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def slow() -> None:
+        began.set()
+        gate.wait(10)
+        done.append("slow")
+
+    async with RequestThread():
+        task = asyncio.create_task(sync_to_async(slow)())
+        await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+    assert done == ["slow"]
+
+
+async def test_an_exception_is_raised_and_the_thread_goes_on() -> None:
+    def fail() -> None:
+        raise LookupError("nothing here")
+
+    async with RequestThread():
+        first = await sync_to_async(where)()
+        with pytest.raises(LookupError, match="nothing here"):
+            await sync_to_async(fail)()
+        assert await sync_to_async(where)() is first
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_thread_with_an_open_connection_serves_no_other_request() -> None:
+    def query() -> threading.Thread:
+        connection.ensure_connection()
+        return where()
+
+    async with RequestThread():
+        first = await sync_to_async(query)()
+    await asyncio.to_thread(first.join, 10)
+    assert not first.is_alive()
+
+
+def test_idle_threads_keep_no_process_alive() -> None:
+    code = (
+        "import django; from django.conf import settings; settings.configure(); django.setup()\n"
+        "import asyncio\n"
+        "from asgiref.sync import sync_to_async\n"
+        "from django_sse.connection import request_threads\n"
+        "request_threads.IDLE_SECONDS = 60.0\n"
+        "async def main():\n"
+        "    async with request_threads.RequestThread():\n"
+        "        await sync_to_async(print)('done')\n"
+        "asyncio.run(main())\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, timeout=50
+    )
+    assert done.stdout == "done\n"
+    assert time.monotonic() - began < 40
