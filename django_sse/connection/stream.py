@@ -217,7 +217,9 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
 def defines(cls: type, base: type, name: str) -> bool:
     """Return whether ``cls``, with its mixins, defines ``name`` itself, beside ``base``.
 
-    It does not compare the functions, because a monitoring agent may wrap those of ``base`` in new
+    Different functions do not say so, because a monitoring agent may wrap those of ``base`` in new
     objects each time.
     """
+    if getattr(cls, name, None) is getattr(base, name, None):
+        return False
     return any(name in vars(owner) for owner in cls.__mro__ if owner not in base.__mro__)

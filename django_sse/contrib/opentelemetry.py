@@ -53,11 +53,14 @@ class Spans:
         self._tracer = tracer
         self._own = own
 
+    def _records_nothing(self) -> bool:
+        """Return whether the library is installed and not set up."""
+        return not self._own and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
     @contextmanager
     def publishing(self, topics: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
         """Make a span around a hand-over to the broker; an exception makes it an error."""
-        if not self._own and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            # The library is installed and not set up, so spans would not be recorded.
+        if self._records_nothing():
             yield lambda event_id: None
             return
         attributes: dict[str, Any] = {
@@ -82,6 +85,8 @@ class Spans:
         self, sender: type, *, view: Any, reason: str, duration: float, **kwargs: Any
     ) -> None:
         """Make the span of a stream that has ended."""
+        if self._records_nothing():
+            return
         end = time.time_ns()
         match = view.request.resolver_match
         attributes = {
