@@ -17,6 +17,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "heartbeat": memory.measure_heartbeats,
     "setup": setup.measure,
     "open": setup.measure_open,
+    "resume": setup.measure_resume,
     "fanout": fanout.measure,
     "eventstream": fanout.measure_eventstream,
     "latency": fanout.measure_latency,

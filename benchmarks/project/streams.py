@@ -26,15 +26,9 @@ class PrivateIdle(Idle):
 
 
 class OpenIdle(Idle):
-    """The same, for whom nobody asks."""
+    """The same as ``Idle``, for whom nobody asks."""
 
     authentication_classes = []
-
-
-class OpenFollow(OpenIdle):
-    """Follows a topic."""
-
-    topics = ["readings"]
 
 
 class Burst(SSEView):
@@ -69,3 +63,9 @@ class Follow(SSEView):
 
     topics = ["readings"]
     outbox_limit = 64 * 1024 * 1024
+
+
+class OpenFollow(Follow):
+    """The same, for whom nobody asks."""
+
+    authentication_classes = []

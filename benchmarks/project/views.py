@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from django_sse import apublish, publish
+from django_sse import alatest_event_id, apublish, publish
 
 from .reading import ReadingSerializer, reading
 
@@ -67,6 +67,11 @@ async def publish_async(request: HttpRequest) -> HttpResponse:
         pause = begun + (number + 1) / rate - time.monotonic() if rate else 0
         await asyncio.sleep(max(pause, 0))
     return JsonResponse(time.monotonic() - begun, safe=False)
+
+
+async def cursor(request: HttpRequest) -> HttpResponse:
+    """Return the newest event's id."""
+    return HttpResponse(await alatest_event_id())
 
 
 def sender(name: str) -> Any:
