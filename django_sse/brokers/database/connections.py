@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import select
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -41,6 +42,20 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
         # The transaction takes the lock for writing first: else it could fail in the middle.
         own.settings_dict["OPTIONS"] = {**options, "transaction_mode": "IMMEDIATE"}
     return own
+
+
+def readable(watched: Sequence[Any], seconds: float) -> list[Any]:
+    """Wait until one of these can be read, or has ended; return those that can, after ``seconds`` none.
+
+    A process with many streams has file numbers that ``select()`` does not know.
+    """
+    if not hasattr(select, "poll"):  # Windows, which has no such limit
+        return select.select(watched, [], [], seconds)[0]
+    poll = select.poll()
+    numbers = {it if isinstance(it, int) else it.fileno(): it for it in watched}
+    for number in numbers:
+        poll.register(number, select.POLLIN)
+    return [numbers[number] for number, _ in poll.poll(seconds * 1000)]
 
 
 def close(connection: BaseDatabaseWrapper) -> None:

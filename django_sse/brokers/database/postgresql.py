@@ -8,13 +8,13 @@ same with single statements.
 from __future__ import annotations
 
 import re
-import select
 from collections.abc import Sequence
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import store
+from .connections import readable
 from .store import BATCH, LOCK, LOOK, Draft, Look, Written
 
 # Their names change with what they take, give or do: two releases may use one database.
@@ -160,8 +160,7 @@ class Functions:
         if raw is None or raw.closed:
             return True
         # An idle connection that listens to nothing has something to read only when it ends.
-        ready, _, _ = select.select([raw], [], [], 0)
-        return bool(ready)
+        return bool(readable([raw], 0))
 
     def _ask(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
         from psycopg import Cursor  # noqa: PLC0415 - an extra

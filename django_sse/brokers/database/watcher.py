@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import random
-import select
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -18,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_sse.brokers.base import Message
 
 from . import store
-from .connections import close, own_connection
+from .connections import close, own_connection, readable
 from .postgresql import Functions
 from .store import Look, Position
 from .tables import in_words
@@ -251,7 +250,7 @@ class Watcher(threading.Thread):
         watched: list[Any] = [self._read_end]
         if told is not None:
             watched.append(told.connection)
-        ready, _, _ = select.select(watched, [], [], seconds)
+        ready = readable(watched, seconds)
         if self._read_end in ready:
             os.read(self._read_end, 4096)
         if told is not None and told.connection in ready:

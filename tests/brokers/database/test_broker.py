@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import resource
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -378,6 +380,30 @@ async def test_a_cut_connection_is_noticed_before_it_is_used(
         ids.append(await on_postgres.broker.apublish(["a"], b"%d" % number, timeout=TIMEOUT))
         shared_postgres.cut(name)
     assert ids == sorted(set(ids))
+
+
+async def test_a_process_may_have_thousands_of_open_files(
+    make_project: Callable[..., Project],
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    files: list[int] = []
+    try:
+        # select() knows file numbers below 1024.
+        while not files or files[-1] < 1100:
+            files.append(os.dup(0))
+        project = make_project()
+        ear = Ear(project.broker)
+        await ear.listener.subscribe(["a"])
+        for number in range(3):
+            await ear.until_id(
+                await project.broker.apublish(["a"], b"%d" % number, timeout=TIMEOUT)
+            )
+        await ear.listener.close()
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_tables_are_made_only_where_the_broker_is_used(transactional_db: None) -> None:
