@@ -33,7 +33,8 @@ _Call = tuple[Future[Any], Callable[[], Any]]
 class RequestThread(Executor):
     """The one thread in which ``sync_to_async`` runs within an ``async with`` block.
 
-    It does one call at a time, in the order in which they came. The first call takes the thread. At
+    Where the block is within another one of its kind or of asgiref's, that one's thread is used. It
+    does one call at a time, in the order in which they came. The first call takes the thread. At
     its end the block waits for calls that still run, as asgiref's own does.
     """
 
@@ -46,12 +47,16 @@ class RequestThread(Executor):
 
     async def __aenter__(self) -> RequestThread:
         """Let ``sync_to_async`` use the thread, in this task and those that it starts."""
+        if SyncToAsync.thread_sensitive_context.get(None) is not None:
+            return self
         SyncToAsync.context_to_thread_executor[self._context] = self
         self._token = SyncToAsync.thread_sensitive_context.set(self._context)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Give the thread back."""
+        if self._token is None:
+            return
         SyncToAsync.thread_sensitive_context.reset(self._token)
         SyncToAsync.context_to_thread_executor.pop(self._context, None)
         worker, self._worker = self._worker, None

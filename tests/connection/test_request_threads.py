@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import connection
 
 from django_sse.connection import request_threads
@@ -45,12 +45,21 @@ async def test_all_work_of_a_request_has_one_thread_which_the_next_one_takes() -
     await idle()
     async with RequestThread():
         assert await sync_to_async(where)() is first
-        async with RequestThread():
-            assert await sync_to_async(where)() is not first
+        # As asgiref's, it stands back where there is one already.
+        async with RequestThread(), ThreadSensitiveContext():
+            assert await sync_to_async(where)() is first
         assert await sync_to_async(where)() is first
     async with asyncio.timeout(10):
         while first.is_alive():  # noqa: ASYNC110 - threads tell nobody that they end
             await asyncio.sleep(0.05)
+
+
+async def test_a_block_within_one_of_asgirefs_uses_that_ones_thread() -> None:
+    async with ThreadSensitiveContext():
+        outer = await sync_to_async(where)()
+        async with RequestThread():
+            assert await sync_to_async(where)() is outer
+        assert await sync_to_async(where)() is outer
 
 
 async def test_requests_beside_each_other_have_their_own_threads() -> None:
