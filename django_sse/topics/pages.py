@@ -8,6 +8,7 @@ from contextvars import Context
 from typing import Any, NamedTuple
 
 from django_sse.brokers.base import EventId, Message
+from django_sse.exceptions import HistoryLost
 
 from .backlog import Item
 
@@ -109,7 +110,10 @@ class _Reading:
     @property
     def failed(self) -> bool:
         task = self._task
-        return task.done() and (task.cancelled() or task.exception() is not None)
+        if not task.done():
+            return False
+        # That events are gone is as true for who asks next.
+        return task.cancelled() or not isinstance(task.exception(), HistoryLost | None)
 
     async def result(self) -> list[Piece]:
         self._waiting += 1

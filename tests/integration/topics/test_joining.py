@@ -227,6 +227,28 @@ async def test_joining_together_reads_and_encodes_each_page_once(
         assert reads == 4
 
 
+async def test_joining_together_after_a_loss_asks_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish_many(1)
+    reads = 0
+    read = get_hub().listener.replay
+
+    async def counted(*args: Any) -> list[Message]:
+        nonlocal reads
+        reads += 1
+        return await read(*args)
+
+    monkeypatch.setattr(get_hub().listener, "replay", counted)
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            lost = connect(Recorded, headers={"Last-Event-ID": "1-1"})
+            stream = await stack.enter_async_context(lost)
+            assert await data(stream, 2) == ["{}", "snapshot"]
+    # Once for the id that is lost, and once for what came since the snapshot.
+    assert reads == 2
+
+
 async def test_joining_page_is_read_on_while_anybody_waits_for_it(
     held_broker: HeldBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
