@@ -19,7 +19,7 @@ from django.db import connection, transaction
 
 import django_sse
 from django_sse.brokers import get_broker
-from django_sse.brokers.database import store
+from django_sse.brokers.database import store, trimming
 
 from .fanout import SIZE
 
@@ -181,7 +181,7 @@ def trim(history: int) -> None:
     took = []
     for _ in range(20):
         began = time.perf_counter()
-        store.trim_old(connection, store.Limits(history, 86_400_000))
+        trimming.trim_old(connection, store.Limits(history, 86_400_000))
         took.append(time.perf_counter() - began)
     print(median(took))
 

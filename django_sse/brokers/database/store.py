@@ -1,8 +1,7 @@
-"""What the broker asks of its tables: number and store events, read them, and delete old ones.
+"""What the broker asks of its tables: number and store events, and read them.
 
 A *number* is an event's id in one integer, so that the database can order and compare ids. All
-functions take a connection of the broker, and leave transactions to their callers, except those
-that delete.
+functions take a connection of the broker, and leave transactions to their callers.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from typing import Any, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_sse.brokers.base import PASSING, EventId, Message, newest_of
-
-from .connections import transaction
+from django_sse.brokers.base import EventId, Message, newest_of
 
 #: The bits of a number that hold the id's sequence. The others hold its milliseconds, until 2248.
 SEQUENCE_BITS = 20
@@ -24,8 +21,6 @@ SEQUENCE_BITS = 20
 BATCH = 500
 #: Milliseconds for which a topic's trimming is remembered after its events were deleted.
 MEMORY = 30 * 86_400_000
-#: Milliseconds for which answers are stored, which only the asking process needs.
-PASSING_AGE = 60_000
 
 _SEQUENCES = (1 << SEQUENCE_BITS) - 1
 # Above all numbers; fits into the databases' 64 bits.
@@ -138,7 +133,7 @@ def put(connection: BaseDatabaseWrapper, event: Draft) -> None:
 
 def look(connection: BaseDatabaseWrapper, after: int) -> Look | None:
     """Return what is new above a number, of all topics; ``None`` where ``position()`` is."""
-    return look_of(_rows(connection, LOOK % "%s", [after]))
+    return look_of(ask(connection, LOOK % "%s", [after]))
 
 
 def look_of(rows: Sequence[Sequence[Any]]) -> Look | None:
@@ -152,7 +147,7 @@ def look_of(rows: Sequence[Sequence[Any]]) -> Look | None:
 
 def position(connection: BaseDatabaseWrapper) -> Position | None:
     """Return where the data begins and ends; ``None`` before the first event and after a ``TRUNCATE``."""
-    rows = _rows(
+    rows = ask(
         connection,
         "SELECT epoch, (SELECT max(number) FROM django_sse_event) FROM django_sse_state",
     )
@@ -172,9 +167,9 @@ def write(
     done under one lock of the database; call it in a transaction of a connection of the broker.
     """
     if connection.vendor == "postgresql":
-        _rows(connection, "SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        ask(connection, "SELECT pg_advisory_xact_lock(%s)", [LOCK])
     at = position(connection)
-    pending = _rows(
+    pending = ask(
         connection,
         "SELECT id, envelope, head, tail FROM django_sse_pending ORDER BY id LIMIT %s",
         [BATCH],
@@ -199,9 +194,9 @@ def write(
                 given[event.once] = number
         numbers.append(number)
     entries = [
-        (_name(connection, topic), number) for number, event in new for topic in event.topics
+        (name_in(connection, topic), number) for number, event in new for topic in event.topics
     ]
-    once = [(_name(connection, it), given[it]) for it in given.keys() - before]
+    once = [(name_in(connection, it), given[it]) for it in given.keys() - before]
     with connection.cursor() as cursor:
         if pending:
             marks = ", ".join(["%s"] * len(pending))
@@ -233,14 +228,14 @@ def _published(
     """Return the numbers of the events that were published with idempotency keys."""
     if not names:
         return {}
-    wanted = {_name(connection, name): name for name in names}
+    wanted = {name_in(connection, name): name for name in names}
     marks = ", ".join(["%s"] * len(wanted))
     with connection.cursor() as cursor:
         cursor.execute(
             f"DELETE FROM django_sse_once WHERE name IN ({marks}) AND number < %s",  # noqa: S608
             [*wanted, now() - (max_age << SEQUENCE_BITS)],
         )
-    rows = _rows(
+    rows = ask(
         connection,
         f"SELECT name, number FROM django_sse_once WHERE name IN ({marks})",  # noqa: S608
         list(wanted),
@@ -262,23 +257,23 @@ def take_lock(connection: BaseDatabaseWrapper, seconds: float) -> bool:
     """Take the lock under which events are numbered, where it must be taken before the transaction."""
     if connection.vendor != "mysql":
         return True
-    rows = _rows(connection, f"SELECT GET_LOCK({_LOCK_NAME}, %s)", [seconds])
+    rows = ask(connection, f"SELECT GET_LOCK({_LOCK_NAME}, %s)", [seconds])
     return bool(rows[0][0])
 
 
 def release_lock(connection: BaseDatabaseWrapper) -> None:
     """Give back what ``take_lock()`` took."""
     if connection.vendor == "mysql":
-        _rows(connection, f"SELECT RELEASE_LOCK({_LOCK_NAME})")
+        ask(connection, f"SELECT RELEASE_LOCK({_LOCK_NAME})")
 
 
 def replay(
     connection: BaseDatabaseWrapper, topics: Collection[str], after: int, limit: int | None
 ) -> list[Message]:
     """Return the events of topics above a number, in order, each once, as of one moment."""
-    names = [_name(connection, topic) for topic in topics]
+    names = [name_in(connection, topic) for topic in topics]
     marks = ", ".join(["%s"] * len(names))
-    rows = _rows(
+    rows = ask(
         connection,
         "SELECT event.number, envelope, head, tail FROM (SELECT DISTINCT number "  # noqa: S608
         f"FROM django_sse_entry WHERE topic IN ({marks}) AND number > %s ORDER BY number "
@@ -298,13 +293,13 @@ def newest(
     per_key: bool,
 ) -> list[Message]:
     """Return the newest messages of topics, as ``Listener.newest()`` promises."""
-    names = [_name(connection, topic) for topic in topics]
+    names = [name_in(connection, topic) for topic in topics]
     marks = ", ".join(["%s"] * len(names))
 
     def newest_first() -> Iterator[Message]:
         before, oldest = _HIGHEST, now() - (limits.max_age << SEQUENCE_BITS)
         while True:
-            rows = _rows(
+            rows = ask(
                 connection,
                 "SELECT event.number, envelope, head, tail FROM (SELECT DISTINCT number "  # noqa: S608
                 f"FROM django_sse_entry WHERE topic IN ({marks}) AND number < %s AND number >= %s "
@@ -331,8 +326,8 @@ def lost_since(
     oldest = now() - (limits.max_age << SEQUENCE_BITS)
     lost = set()
     for topic in topics:
-        name = _name(connection, topic)
-        rows = _rows(
+        name = name_in(connection, topic)
+        rows = ask(
             connection,
             "SELECT (SELECT number FROM django_sse_trimmed WHERE topic = %s), "
             "(SELECT max(number) FROM django_sse_entry WHERE topic = %s AND number < %s), "
@@ -347,128 +342,9 @@ def lost_since(
 
 def trimmed_since(connection: BaseDatabaseWrapper, topics: Sequence[str], after: int) -> set[str]:
     """Return the topics of which events above a number were deleted."""
-    rows = _rows(connection, "SELECT topic FROM django_sse_trimmed WHERE number > %s", [after])
+    rows = ask(connection, "SELECT topic FROM django_sse_trimmed WHERE number > %s", [after])
     gone = {row[0].decode() if isinstance(row[0], bytes) else row[0] for row in rows}
     return gone.intersection(topics)
-
-
-def trim_old(connection: BaseDatabaseWrapper, limits: Limits) -> bool:
-    """Delete a batch of what is too old; return whether there may be more.
-
-    What is deleted is recorded before. It takes no lock that a publisher waits for.
-    """
-    cutoff = now() - (limits.max_age << SEQUENCE_BITS)
-    with transaction(connection):
-        # The newest event stays: its number says which was given last.
-        rows = _rows(
-            connection,
-            "SELECT number, envelope FROM django_sse_event WHERE number < %s AND number < "  # noqa: S608
-            "(SELECT max(number) FROM django_sse_event) ORDER BY number LIMIT %s"
-            f"{_skip_locked(connection)}",
-            [cutoff, BATCH],
-        )
-        newest: dict[str, int] = {}
-        for number, envelope in rows:
-            newest.update(dict.fromkeys(json.loads(envelope)[0], number))
-        _record(connection, newest)
-        _delete(connection, [row[0] for row in rows])
-    with transaction(connection), connection.cursor() as cursor:
-        if passing := _rows(
-            connection,
-            "SELECT number FROM django_sse_entry WHERE topic >= %s AND topic < %s AND number < %s "
-            "LIMIT %s",
-            [
-                _name(connection, PASSING),
-                _name(connection, PASSING[:-1] + chr(ord(PASSING[-1]) + 1)),
-                now() - (PASSING_AGE << SEQUENCE_BITS),
-                BATCH,
-            ],
-        ):
-            last = position(connection)
-            _delete(
-                connection,
-                [row[0] for row in passing if last is not None and row[0] < last.last],
-            )
-        cursor.execute(
-            "DELETE FROM django_sse_trimmed WHERE number < %s",
-            [cutoff - (MEMORY << SEQUENCE_BITS)],
-        )
-        cursor.execute("DELETE FROM django_sse_once WHERE number < %s", [cutoff])
-    return len(rows) == BATCH
-
-
-def excess(connection: BaseDatabaseWrapper, topic: str, history: int) -> int:
-    """Return the newest number of a topic that exceeds its history, or 0.
-
-    It goes through all events that the topic may hold, so ask seldom.
-    """
-    found = _rows(
-        connection,
-        "SELECT number FROM django_sse_entry WHERE topic = %s ORDER BY number DESC "
-        "LIMIT 1 OFFSET %s",
-        [_name(connection, topic), history],
-    )
-    return found[0][0] if found else 0
-
-
-def trim_topic(connection: BaseDatabaseWrapper, topic: str, upto: int) -> bool:
-    """Delete a batch of a topic's events up to a number; return whether there may be more.
-
-    What is deleted is recorded before. It takes no lock that a publisher waits for.
-    """
-    name = _name(connection, topic)
-    with transaction(connection):
-        rows = _rows(
-            connection,
-            "SELECT number FROM django_sse_entry WHERE topic = %s AND number <= %s "  # noqa: S608
-            f"ORDER BY number LIMIT %s{_skip_locked(connection)}",
-            [name, upto, BATCH],
-        )
-        numbers = [row[0] for row in rows]
-        if numbers:
-            _record(connection, {topic: numbers[-1]})
-            marks = ", ".join(["%s"] * len(numbers))
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    f"DELETE FROM django_sse_entry WHERE topic = %s AND number IN ({marks})",  # noqa: S608
-                    [name, *numbers],
-                )
-                cursor.execute(
-                    f"DELETE FROM django_sse_event WHERE number IN ({marks}) AND NOT EXISTS "  # noqa: S608
-                    "(SELECT 1 FROM django_sse_entry entry "
-                    "WHERE entry.number = django_sse_event.number)",
-                    numbers,
-                )
-    return len(numbers) == BATCH
-
-
-def _record(connection: BaseDatabaseWrapper, newest: dict[str, int]) -> None:
-    """Note up to where topics are trimmed; never lower than before."""
-    statement = "INSERT INTO django_sse_trimmed (topic, number) VALUES (%s, %s) "
-    if connection.vendor == "mysql":
-        statement += "ON DUPLICATE KEY UPDATE number = GREATEST(number, VALUES(number))"
-    else:
-        greatest = "max" if connection.vendor == "sqlite" else "greatest"
-        statement += (
-            "ON CONFLICT (topic) DO UPDATE SET number = "
-            f"{greatest}(django_sse_trimmed.number, excluded.number)"
-        )
-    with connection.cursor() as cursor:
-        # In one order for all, so that two processes do not wait for each other.
-        for topic, number in sorted(newest.items()):
-            if not topic.startswith(PASSING):
-                cursor.execute(statement, [_name(connection, topic), number])
-
-
-def _delete(connection: BaseDatabaseWrapper, numbers: Sequence[int]) -> None:
-    if numbers:
-        marks = ", ".join(["%s"] * len(numbers))
-        with connection.cursor() as cursor:
-            for table in ("entry", "event"):
-                cursor.execute(
-                    f"DELETE FROM django_sse_{table} WHERE number IN ({marks})",  # noqa: S608
-                    numbers,
-                )
 
 
 def _insert(cursor: Any, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -486,13 +362,8 @@ def _insert(cursor: Any, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         )
 
 
-def _skip_locked(connection: BaseDatabaseWrapper) -> str:
-    return (
-        " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
-    )
-
-
-def _name(connection: BaseDatabaseWrapper, topic: str) -> str | bytes:
+def name_in(connection: BaseDatabaseWrapper, topic: str) -> str | bytes:
+    """Return a topic or an idempotency key as the database compares it."""
     return topic.encode() if connection.vendor == "mysql" else topic
 
 
@@ -501,9 +372,10 @@ def _message(number: int, envelope: str, head: Any, tail: Any) -> Message:
     return Message(id_of(number), tuple(topics), bytes(head), bytes(tail), key, exclude)
 
 
-def _rows(
+def ask(
     connection: BaseDatabaseWrapper, statement: str, parameters: Sequence[Any] | None = None
 ) -> list[Any]:
+    """Return the rows of a statement."""
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         return list(cursor.fetchall())

@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_sse.brokers.base import Message
 
-from . import store
+from . import store, trimming
 from .connections import close, own_connection, readable
 from .postgresql import Functions
 from .store import Look, Position
@@ -243,7 +243,7 @@ class Watcher(threading.Thread):
 
     def _trim(self, connection: BaseDatabaseWrapper) -> None:
         self._trims_at = time.monotonic() + TRIM_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
-        store.trim_old(connection, self._source.limits)
+        trimming.trim_old(connection, self._source.limits)
 
     def _wait(self, told: BaseDatabaseWrapper | None, seconds: float) -> bool:
         """Wait for a kick or for the database; return whether something came."""

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_sse.brokers.base import EventId
 from django_sse.exceptions import PublishFailed
 
-from . import store
+from . import store, trimming
 from .connections import close, own_connection, transaction
 from .known import Known
 from .postgresql import Functions
@@ -256,7 +256,7 @@ class Writer:
         more = self._written > 0
         with self._tidying() as connection:
             while more and connection and self._jobs.empty():
-                more = store.trim_old(connection, self._limits)
+                more = trimming.trim_old(connection, self._limits)
             if not more:
                 self._written = 0
         self._tidy_topics()
@@ -269,11 +269,11 @@ class Writer:
                     return
                 if self._trimming is None:
                     # To count a topic takes long, so what it found is kept until all is deleted.
-                    excess = store.excess(connection, topic, self._limits.history)
+                    excess = trimming.excess(connection, topic, self._limits.history)
                     old = store.now() - (int(GRACE * 1000) << store.SEQUENCE_BITS)
                     self._trimming = excess, old
                 excess, old = self._trimming
-                if not store.trim_topic(connection, topic, min(excess, old)):
+                if not trimming.trim_topic(connection, topic, min(excess, old)):
                     self._trimming = None
                     del self._turns[topic]
                     if excess > old:
