@@ -7,11 +7,12 @@ start one, and another one that waits for its end, costs more than the rest of a
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,8 +25,6 @@ T = TypeVar("T")
 #: How many threads wait for the next request, and for how many seconds each of them.
 MOST_IDLE = 8
 IDLE_SECONDS = 1.0
-# Seconds between two looks of an idle thread at whether the process ends.
-_LOOK_SECONDS = 0.1
 
 _Call = tuple[Future[Any], Callable[[], Any]]
 
@@ -85,8 +84,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        # Not a daemon: as a process ends, it waits for what its requests do.
-        threading.Thread(target=self._run, name="django_sse request").start()
+        # A daemon, since a loop that was stopped never gives back the threads of its requests. A
+        # process that ends waits for what they do at that moment.
+        threading.Thread(target=self._run, name="django_sse request", daemon=True).start()
 
     def _run(self) -> None:
         while self._serve() and self._wait():
@@ -107,17 +107,15 @@ class _Worker:
             if len(_idle) >= MOST_IDLE:
                 return False
             _idle.append(self)
-        left = IDLE_SECONDS
-        while left > 0 and threading.main_thread().is_alive():
-            # Whoever takes the worker takes it from the list, and puts a call into its queue.
-            try:
-                call = self.calls.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                left -= _LOOK_SECONDS
-            else:
-                assert call is not None  # A request takes a thread for its first call.
-                _do(*call)
-                return True
+        # Whoever takes the worker takes it from the list, and puts a call into its queue.
+        try:
+            call = self.calls.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            pass
+        else:
+            assert call is not None  # A request takes a thread for its first call.
+            _do(*call)
+            return True
         with _lock:
             if self in _idle:
                 _idle.remove(self)
@@ -129,17 +127,21 @@ def _do(future: Future[Any] | None, call: Callable[[], Any]) -> None:
     assert future is not None
     if not future.set_running_or_notify_cancel():
         return
+    _at_work.add(future)
     try:
         result = call()
     except BaseException as error:
+        _at_work.discard(future)
         future.set_exception(error)
         # The exception's traceback has this frame: do not make a circle.
         future = None
     else:
+        _at_work.discard(future)
         future.set_result(result)
 
 
 _idle: list[_Worker] = []
+_at_work: set[Future[Any]] = set()
 _lock = threading.Lock()
 
 
@@ -156,6 +158,13 @@ def _forget() -> None:
     global _lock  # noqa: PLW0603 - it may have been held as the process forked
     _lock = threading.Lock()
     _idle.clear()
+    _at_work.clear()
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+@atexit.register
+def _let_work_end() -> None:
+    """Wait for calls that run, as the threads of ``concurrent.futures`` do at the process's end."""
+    wait(tuple(_at_work))

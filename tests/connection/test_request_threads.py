@@ -122,7 +122,7 @@ async def test_a_thread_with_an_open_connection_serves_no_other_request() -> Non
     assert not first.is_alive()
 
 
-def test_idle_threads_keep_no_process_alive() -> None:
+def test_a_process_ends_with_idle_threads_and_waits_for_those_at_work() -> None:
     code = (
         "import django; from django.conf import settings; settings.configure(); django.setup()\n"
         "import asyncio\n"
@@ -133,10 +133,22 @@ def test_idle_threads_keep_no_process_alive() -> None:
         "    async with request_threads.RequestThread():\n"
         "        await sync_to_async(print)('done')\n"
         "asyncio.run(main())\n"
+        "import time\n"
+        "loop = asyncio.new_event_loop()\n"
+        "def slow():\n"
+        "    loop.call_soon_threadsafe(loop.stop)\n"
+        "    time.sleep(0.5)\n"
+        "    print('slow', flush=True)\n"
+        # A request whose loop is stopped never gives its thread back.
+        "async def left_behind():\n"
+        "    async with request_threads.RequestThread():\n"
+        "        await sync_to_async(slow)()\n"
+        "task = loop.create_task(left_behind())\n"
+        "loop.run_forever()\n"
     )
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, timeout=50
     )
-    assert done.stdout == "done\n"
+    assert done.stdout == "done\nslow\n"
     assert time.monotonic() - began < 40
