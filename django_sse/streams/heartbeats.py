@@ -136,7 +136,7 @@ class Rounds:
 
     The period is divided into ``SLOTS``, each with one timer for all of its streams, which get the
     same bytes from one callback. A stream has its place at random, so that the beats of many are
-    spread, and the first one comes within a period.
+    spread; the first one comes within a period, and not in its first eighth.
     """
 
     __slots__ = ("_begun", "_loop", "_slots", "chunk", "message", "period", "size")
@@ -153,13 +153,16 @@ class Rounds:
 
     def join(self, stream: Beats) -> Slot:
         """Let a stream beat until it leaves its slot, which is returned."""
-        number = random.randrange(SLOTS)  # noqa: S311 - spreads load
+        now = self._loop.time()
+        # None of those that are next: a stream that has just opened needs no beat yet.
+        next_one = int((now - self._begun) % self.period / self.period * SLOTS)
+        further = SLOTS // 8 + random.randrange(SLOTS - SLOTS // 8)  # noqa: S311 - spreads load
+        number = (next_one + further) % SLOTS
         slot = self._slots.get(number)
         if slot is None:
             # The next moment of this slot, at most a period from now.
-            now = self._loop.time()
             offset = self.period * (number + 1) / SLOTS
-            due = now + (self._begun + offset - now) % self.period
+            due = now + ((self._begun + offset - now) % self.period or self.period)
             slot = self._slots[number] = Slot(self, number, self._loop, due)
         slot.add(stream)
         return slot
