@@ -30,7 +30,8 @@ def measure(context: Context) -> Iterator[Result]:
         print("brokers: left out, since they need redis-server and PostgreSQL.", file=sys.stderr)
         return
     with ExitStack() as stack:
-        _, url = stack.enter_context(redis())
+        with machine.on(machine.cores()[0]):
+            _, url = stack.enter_context(redis())
         sqlite = Process(context, BENCHMARK_HISTORY="1000")
         memory = Process(context, BENCHMARK_REDIS=url)
         sqlite.run("prepare")
@@ -211,11 +212,7 @@ class Process:
 @contextmanager
 def postgres(**options: str) -> Iterator[PostgresServer]:
     """Run PostgreSQL on the servers' core."""
-    ours, theirs = machine.cores()[1], machine.cores()[0]
-    machine.pin(theirs)
-    try:
-        with PostgresServer(fsync="on", **options) as server:
-            machine.pin(ours)
-            yield server
-    finally:
-        machine.pin(ours)
+    with ExitStack() as stack:
+        with machine.on(machine.cores()[0]):
+            server = stack.enter_context(PostgresServer(fsync="on", **options))
+        yield server

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def cores() -> tuple[int, int]:
-    """Return the core of the servers and the core of the clients; the same one if there is one."""
+    """Return the core of the servers and the core of the clients; the same one if there is one.
+
+    They are those of the first call: ``pin()`` leaves a process only one.
+    """
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
@@ -17,6 +24,16 @@ def cores() -> tuple[int, int]:
 def pin(core: int) -> None:
     """Keep this process, and those it starts, on one core."""
     os.sched_setaffinity(0, {core})
+
+
+@contextmanager
+def on(core: int) -> Iterator[None]:
+    """Let the processes that the block starts run on a core; this one stays on that of the clients."""
+    pin(core)
+    try:
+        yield
+    finally:
+        pin(cores()[1])
 
 
 def allow_many_connections() -> None:

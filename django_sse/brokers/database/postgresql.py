@@ -1,6 +1,6 @@
 """What PostgreSQL does in one round trip, where the other databases need several.
 
-Two functions of the database hold the statements, so their plans are made once for a connection,
+Functions of the database hold the statements, so their plans are made once for a connection,
 also through a pool that allows no prepared statements. Where they are missing, ``store`` does the
 same with single statements.
 """
@@ -8,7 +8,8 @@ same with single statements.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from struct import Struct
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -20,6 +21,7 @@ from .store import BATCH, LOCK, LOOK, Draft, Look, Written
 # Their names change with what they take, give or do: two releases may use one database.
 _WRITE = "django_sse_write_1"
 _LOOK = "django_sse_look_1"
+_TRIM = "django_sse_trim_1"
 #: What makes each function, under its name. ``first`` is NULL where an epoch must begin or something
 #: has an idempotency key: ``store.write()`` knows how. Each statement of such a function sees what
 #: others committed while it waited for the lock.
@@ -76,6 +78,27 @@ BEGIN
     RETURN QUERY {LOOK % "after"};
 END $$
 """,
+    # What a crash brings back is deleted again, so nobody waits for the disk.
+    _TRIM: f"""
+CREATE OR REPLACE FUNCTION {_TRIM}(its_topic text, upto bigint, OUT deleted integer)
+LANGUAGE plpgsql AS $$
+DECLARE
+    numbers bigint[];
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    numbers := ARRAY(SELECT number FROM django_sse_entry WHERE topic = its_topic AND number <= upto
+        ORDER BY number LIMIT {BATCH} FOR UPDATE SKIP LOCKED);
+    deleted := cardinality(numbers);
+    IF deleted > 0 THEN
+        INSERT INTO django_sse_trimmed (topic, number) VALUES (its_topic, numbers[deleted])
+            ON CONFLICT (topic) DO UPDATE
+            SET number = greatest(django_sse_trimmed.number, excluded.number);
+        DELETE FROM django_sse_entry WHERE topic = its_topic AND number = ANY(numbers);
+        DELETE FROM django_sse_event WHERE number = ANY(numbers) AND NOT EXISTS (
+            SELECT 1 FROM django_sse_entry entry WHERE entry.number = django_sse_event.number);
+    END IF;
+END $$
+""",  # noqa: S608
 }
 
 _WRITE_MANY = (
@@ -83,6 +106,24 @@ _WRITE_MANY = (
     "(%s, %s, %s::text[], %s::bytea[], %s::bytea[], %s::text[], %s::integer[])"
 )
 _WRITE_ONE = re.sub(r"%s::(\w+)\[\]", r"ARRAY[%s::\1]", _WRITE_MANY)
+
+
+class _Texts(bytes):
+    """An array of texts, as PostgreSQL's binary format writes it."""
+
+
+class _Blobs(bytes):
+    """An array of bytes, likewise."""
+
+
+class _Integers(bytes):
+    """An array of integers of 32 bits, likewise."""
+
+
+# The types' numbers in PostgreSQL's catalog, which never change: of an item, and of the array.
+_OIDS = {_Texts: (25, 1009), _Blobs: (17, 1001), _Integers: (23, 1007)}
+_ARRAY = Struct("!iiIii")
+_INTEGER = Struct("!i")
 
 
 def create_functions(connection: BaseDatabaseWrapper) -> None:
@@ -122,6 +163,7 @@ class Functions:
             [process] = cursor.fetchone()
         # A pooler gives out process ids of its own, and may allow no prepared statements.
         raw.prepare_threshold = 0 if process == raw.info.backend_pid else None
+        _let_write_arrays(raw)
         return cls(connection)
 
     def write(self, events: Sequence[Draft], known: int) -> Written | None:
@@ -129,20 +171,21 @@ class Functions:
         if any(event.once is not None for event in events):
             return None
         entries = [(topic, nth) for nth, event in enumerate(events) for topic in event.topics]
-        columns = (
-            [event.envelope for event in events],
-            [event.head for event in events],
-            [event.tail for event in events],
-            [topic for topic, _ in entries],
-            [nth for _, nth in entries],
-        )
         parameters: tuple[Any, ...]
         if len(events) == len(entries) == 1:
-            # To write an array as text takes longer than what PostgreSQL does with it.
+            [event], [(topic, nth)] = events, entries
             statement = _WRITE_ONE
-            parameters = tuple(column[0] for column in columns)
+            parameters = event.envelope, event.head, event.tail, topic, nth
         else:
-            statement, parameters = _WRITE_MANY, columns
+            statement = _WRITE_MANY
+            # psycopg writes arrays in Python, item by item, which takes longer than to store them.
+            parameters = (
+                _array(_Texts, (event.envelope.encode() for event in events), len(events)),
+                _array(_Blobs, (event.head for event in events), len(events)),
+                _array(_Blobs, (event.tail for event in events), len(events)),
+                _array(_Texts, (topic.encode() for topic, _ in entries), len(entries)),
+                _array(_Integers, (_INTEGER.pack(nth) for _, nth in entries), len(entries)),
+            )
         [[first, pending, touched]] = self._ask(statement, [known, store.now(), *parameters])
         if first is None:
             return None
@@ -153,6 +196,11 @@ class Functions:
     def look(self, after: int) -> Look | None:
         """Do what ``store.look()`` does."""
         return store.look_of(self._ask(f"SELECT * FROM {_LOOK}(%s)", [after]))  # noqa: S608
+
+    def trim_topic(self, topic: str, upto: int) -> bool:
+        """Do what ``trimming.trim_topic()`` does."""
+        [[deleted]] = self._ask(f"SELECT {_TRIM}(%s, %s)", [topic, upto])
+        return bool(deleted == BATCH)
 
     def is_lost(self) -> bool:
         """Return whether the other end has closed the idle connection, without asking it."""
@@ -170,6 +218,31 @@ class Functions:
             cursor = Cursor(self._connection.connection)
             cursor.execute(statement, parameters)
             return cursor.fetchall()
+
+
+def _array(kind: type[bytes], items: Iterable[bytes], count: int) -> bytes:
+    """Write an array of one dimension as ``array_recv()`` reads it."""
+    oid, _ = _OIDS[kind]
+    parts = [_ARRAY.pack(1, 0, oid, count, 1)]
+    for item in items:
+        parts += (_INTEGER.pack(len(item)), item)
+    return kind(b"".join(parts))
+
+
+def _let_write_arrays(raw: Any) -> None:
+    """Tell psycopg that what ``_array()`` has written needs nothing more."""
+    from psycopg import adapt, pq  # noqa: PLC0415 - an extra
+
+    for kind, (_, its_oid) in _OIDS.items():
+
+        class Written(adapt.Dumper):
+            format = pq.Format.BINARY
+            oid = its_oid
+
+            def dump(self, obj: bytes) -> bytes:
+                return obj
+
+        raw.adapters.register_dumper(kind, Written)
 
 
 def is_psycopg3() -> bool:

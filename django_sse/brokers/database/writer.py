@@ -31,9 +31,15 @@ IDLE_SECONDS = 5.0
 #: Seconds between two tries where the database is away, and for a lock of MySQL.
 PAUSE = 0.1
 LOCK_SECONDS = 1.0
+#: Seconds without use after which a connection is looked at before it is used. That gives other
+#: threads their turn, so while much is written it costs more than the look itself.
+UNTRIED_SECONDS = 0.01
 #: How many events are written between two looks for events that are too old or too many. A topic
 #: with a long history is counted only where a tenth of that came.
 TRIM_EVERY = 100
+#: Seconds for which tidying is put off while others wait to be written. Then each of them waits for
+#: one batch, so what is published without a pause is trimmed too.
+PATIENCE = 5.0
 #: Of how many topics the new events are counted.
 COUNTED = 10_000
 #: Seconds for which an event is stored however short the history is, so that a listener that is
@@ -89,6 +95,7 @@ class Writer:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._connection: BaseDatabaseWrapper | None = None
+        self._used = 0.0
         self._functions: Functions | None = None
         self._trim_topic_every = max(TRIM_EVERY, limits.history // 10)
         # For each topic, how many events were written since it had its turn.
@@ -99,6 +106,7 @@ class Writer:
         # number it is old enough.
         self._trimming: tuple[int, int] | None = None
         self._written = 0
+        self._tidied = time.monotonic()
 
     def submit(self, event: Draft | None, timeout: float) -> Job | None:
         """Let the thread write an event; the job's future gets its id. ``None`` after ``close()``.
@@ -191,6 +199,7 @@ class Writer:
         finally:
             if connection.connection is not None:
                 store.release_lock(connection)
+        self._used = time.monotonic()
         self._finish(jobs, written)
         return written.pending
 
@@ -255,29 +264,46 @@ class Writer:
         """Delete old events, unless others wait to be written: those are served first."""
         more = self._written > 0
         with self._tidying() as connection:
-            while more and connection and self._jobs.empty():
+            while more and connection and self._has_time(self._tidied):
                 more = trimming.trim_old(connection, self._limits)
+                if not self._jobs.empty():
+                    break
             if not more:
                 self._written = 0
+                self._tidied = time.monotonic()
         self._tidy_topics()
 
     def _tidy_topics(self) -> None:
         with self._tidying() as connection:
-            while self._turns and connection is not None and self._jobs.empty():
+            while self._turns and connection is not None:
                 topic, due = next(iter(self._turns.items()))
-                if due > time.monotonic():
+                if due > time.monotonic() or not self._has_time(due):
                     return
-                if self._trimming is None:
-                    # To count a topic takes long, so what it found is kept until all is deleted.
-                    excess = trimming.excess(connection, topic, self._limits.history)
-                    old = store.now() - (int(GRACE * 1000) << store.SEQUENCE_BITS)
-                    self._trimming = excess, old
-                excess, old = self._trimming
-                if not trimming.trim_topic(connection, topic, min(excess, old)):
-                    self._trimming = None
-                    del self._turns[topic]
-                    if excess > old:
-                        self._turns[topic] = time.monotonic() + GRACE
+                self._trim(connection, topic)
+                if not self._jobs.empty():
+                    return
+
+    def _has_time(self, due: float) -> bool:
+        """Return whether nothing waits to be written, or tidying was put off for long."""
+        return self._jobs.empty() or time.monotonic() - due > PATIENCE
+
+    def _trim(self, connection: BaseDatabaseWrapper, topic: str) -> None:
+        """Delete a batch of a topic's events; its turn is over when that was the last one."""
+        if self._trimming is None:
+            # To count a topic takes long, so what it found is kept until all is deleted.
+            excess = trimming.excess(connection, topic, self._limits.history)
+            old = store.now() - (int(GRACE * 1000) << store.SEQUENCE_BITS)
+            self._trimming = excess, old
+        excess, old = self._trimming
+        if self._functions is not None:
+            more = self._functions.trim_topic(topic, min(excess, old))
+        else:
+            more = trimming.trim_topic(connection, topic, min(excess, old))
+        if not more:
+            self._trimming = None
+            del self._turns[topic]
+            if excess > old:
+                self._turns[topic] = time.monotonic() + GRACE
 
     @contextmanager
     def _tidying(self) -> Iterator[BaseDatabaseWrapper | None]:
@@ -288,7 +314,8 @@ class Writer:
             self._disconnect()
 
     def _connected(self) -> BaseDatabaseWrapper:
-        if self._functions is not None and self._functions.is_lost():
+        idle = time.monotonic() - self._used
+        if self._functions is not None and idle > UNTRIED_SECONDS and self._functions.is_lost():
             self._disconnect()
         if self._connection is None:
             connection = own_connection(self._alias)
