@@ -35,10 +35,15 @@ def prepare() -> None:
         cursor.execute("CREATE TABLE IF NOT EXISTS change (id bigint)")
 
 
+def connected() -> psycopg.Connection:
+    """Return a connection to the project's database, by psycopg itself."""
+    its = settings.DATABASES["default"]
+    return psycopg.connect(host=its["HOST"], port=its["PORT"], user=its["USER"], dbname=its["NAME"])
+
+
 def floor() -> Callable[[int], None]:
     """Return what inserts a row and commits, by psycopg itself."""
-    its = settings.DATABASES["default"]
-    raw = psycopg.connect(host=its["HOST"], port=its["PORT"], user=its["USER"], dbname=its["NAME"])
+    raw = connected()
     head, tail = b"event: message\n", f"data: {DATA}\n\n".encode()
 
     def insert(number: int) -> None:
@@ -123,6 +128,39 @@ def tick(count: int) -> None:
         time.sleep(0.02)
 
 
+def listen_floor(count: int) -> None:
+    """Print what ``listen()`` prints, of rows that are notified of and read by psycopg itself."""
+    took: list[float] = []
+    raw = connected()
+    raw.autocommit = True
+    raw.execute("LISTEN floor")
+    print("ready", flush=True)
+    at = -1
+    while len(took) < count:
+        # At most one, for none waits longer than the next one takes.
+        for _ in raw.notifies(timeout=60, stop_after=1):
+            pass
+        for number, tail in raw.execute(
+            "SELECT id, tail FROM floor WHERE id > %s ORDER BY id", [at]
+        ):
+            at = number
+            took.append(time.monotonic() - float(tail))
+    print(median(took))
+
+
+def tick_floor(count: int) -> None:
+    """Insert the time, notify and commit, 50 times a second."""
+    raw = connected()
+    raw.execute("DELETE FROM floor")
+    raw.commit()
+    for number in range(count):
+        now = str(time.monotonic()).encode()
+        raw.execute("INSERT INTO floor VALUES (%s, %s, %s)", [number, b"", now])
+        raw.execute("NOTIFY floor")
+        raw.commit()
+        time.sleep(0.02)
+
+
 async def resume(clients: int, events: int) -> None:
     """Print the seconds until all clients have what was published, when they ask together."""
     broker = get_broker()
@@ -201,6 +239,8 @@ def main() -> int:
         "prepare": prepare,
         "listen": listen,
         "tick": tick,
+        "listen_floor": listen_floor,
+        "tick_floor": tick_floor,
         "resume": resume,
         "fill": fill,
         "replay": replay,

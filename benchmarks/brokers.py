@@ -78,12 +78,17 @@ def _publishing(context: Context, ours: Process, redis: Process, setting: str) -
 
 def _arrival(context: Context, ours: Process, redis: Process, sqlite: Process) -> Iterator[Result]:
     count = context.size(200, 50)
-    postgres_ms, redis_ms, sqlite_ms = best(
+    postgres_ms, redis_ms, sqlite_ms, floor_ms = best(
         context.size(3, 1),
-        [lambda it=it: it.arrival(count) * 1000 for it in (ours, redis, sqlite)],
+        [
+            *(lambda it=it: it.arrival(count) * 1000 for it in (ours, redis, sqlite)),
+            lambda: ours.arrival(count, "_floor") * 1000,
+        ],
     )
     what = "from publish() to another process, median:"
     yield Result(f"{what} PostgreSQL beside Redis", "", postgres_ms, redis_ms, "ms", 1.5)
+    its = f"{what} PostgreSQL beside INSERT, NOTIFY, COMMIT and a query by psycopg"
+    yield Result(its, "", postgres_ms, floor_ms, "ms")
     yield Result(f"{what} SQLite beside 150 ms", "", sqlite_ms, 150, "ms", 1)
 
 
@@ -190,12 +195,12 @@ class Process:
         """Run it, and return the figure that it prints."""
         return float(self.run(*arguments))
 
-    def arrival(self, count: int) -> float:
+    def arrival(self, count: int, of: str = "") -> float:
         """Return the seconds from one process's ``publish()`` to another's delivery: the median."""
-        with self._begin("listen", count) as listening:
+        with self._begin(f"listen{of}", count) as listening:
             assert listening.stdout is not None
             listening.stdout.readline()
-            self.run("tick", count)
+            self.run(f"tick{of}", count)
             printed, _ = listening.communicate(timeout=60)
         return float(printed)
 

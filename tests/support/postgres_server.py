@@ -121,14 +121,39 @@ class PostgresServer:
             f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
         )
 
+    def dump(self, name: str) -> str:
+        """Return a backup of a database."""
+        return self._run("pg_dump", name)
+
+    def restore(self, name: str, backup: str) -> None:
+        """Put a backup in the place of a database."""
+        self._run("dropdb", "--force", name)
+        self._run("createdb", name)
+        self._run("psql", "--no-psqlrc", "-q", name, input=backup)
+
+    def recover(self) -> None:
+        """End the server and start it as after a restore of its files, on a timeline of its own."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(START_SECONDS)
+        signal_file = Path(self._data) / "recovery.signal"
+        signal_file.touch()
+        self.start()
+        deadline = time.monotonic() + START_SECONDS
+        while signal_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def execute(self, statement: str, name: str = "postgres") -> str:
         """Run a statement in a database, and return what ``psql`` prints."""
         return self._run("psql", "--no-psqlrc", "-qAt", "-c", statement, name)
 
-    def _run(self, command: str, *args: str) -> str:
+    def _run(self, command: str, *args: str, input: str | None = None) -> str:
         where = ["--host", HOST, "--port", str(self.port), "--username", "postgres"]
         done = subprocess.run(
-            [str(program(command)), *where, *args], check=True, capture_output=True, text=True
+            [str(program(command)), *where, *args],
+            check=True,
+            capture_output=True,
+            text=True,
+            input=input,
         )
         return done.stdout.strip()
 

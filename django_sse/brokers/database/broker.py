@@ -34,7 +34,7 @@ from django_sse.brokers.base import Broker, EventId, Message
 from django_sse.exceptions import BrokerError, PublishFailed
 
 from . import store
-from .connections import close, own_connection
+from .connections import close
 from .known import Known
 from .listener import DatabaseListener, Source
 from .postgresql import is_psycopg3
@@ -319,9 +319,10 @@ class DatabaseBroker(Broker):
             logger.warning("Events that were committed are not numbered yet.", exc_info=True)
 
     def _latest_id(self) -> EventId:
-        connection = own_connection(self._alias)
+        source = self._source()
+        connection = source.connect()
         try:
-            return store.id_of(self._source().position(connection).last)
+            return store.id_of(source.position(connection).last)
         finally:
             close(connection)
 

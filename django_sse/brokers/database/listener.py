@@ -19,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_sse.brokers.base import EventId, Listener, Message
 from django_sse.exceptions import BrokerError, HistoryLost
 
-from . import store
+from . import origins, store
 from .connections import close, own_connection
 from .known import Known
 from .store import Limits, Position
@@ -53,6 +53,18 @@ class Source:
     known: Known
     number_pending: Callable[[], None]
 
+    def connect(self) -> BaseDatabaseWrapper:
+        """Return a connection for reading; let tables that are elsewhere begin an epoch first."""
+        connection = own_connection(self.alias)
+        try:
+            connection.ensure_connection()
+            if origins.is_elsewhere(connection):
+                self.number_pending()
+        except BaseException:
+            close(connection)
+            raise
+        return connection
+
     def position(self, connection: BaseDatabaseWrapper) -> Position:
         """Return where the data begins and ends; let an empty database begin an epoch first."""
         at = store.position(connection)
@@ -84,7 +96,7 @@ class DatabaseListener(Listener):
         self._taken = 0
         self._subscribing = asyncio.Lock()
         self._watcher: Watcher | None = None
-        self._queries = _Queries(source.alias)
+        self._queries = _Queries(source)
         self._replays: dict[Any, _Query] = {}
         self._closed = False
 
@@ -275,8 +287,8 @@ class _Query:
 class _Queries:
     """A few threads that ask the database for the event loop, for as long as the database is away."""
 
-    def __init__(self, alias: str) -> None:
-        self._alias = alias
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._idle: list[BaseDatabaseWrapper] = []
@@ -299,7 +311,10 @@ class _Queries:
                 found = await loop.run_in_executor(self._pool, self._with_connection, ask)
             except Error as error:
                 log = logger.debug if self._away else logger.warning
-                log("The database cannot be asked, trying again: %s", in_words(error, self._alias))
+                log(
+                    "The database cannot be asked, trying again: %s",
+                    in_words(error, self._source.alias),
+                )
                 self._away = True
             else:
                 self._away = False
@@ -320,7 +335,7 @@ class _Queries:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
-            connection = own_connection(self._alias)
+            connection = self._source.connect()
             connection.inc_thread_sharing()
         try:
             found = ask(connection)

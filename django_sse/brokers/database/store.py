@@ -15,6 +15,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_sse.brokers.base import EventId, Message, newest_of
 
+from . import origins
+
 #: The bits of a number that hold the id's sequence. The others hold its milliseconds, until 2248.
 SEQUENCE_BITS = 20
 #: The most events that one transaction numbers or writes, and that one query reads.
@@ -166,8 +168,7 @@ def write(
     ones, it has lost events, and a new epoch begins: every older id is then history lost. All is
     done under one lock of the database; call it in a transaction of a connection of the broker.
     """
-    if connection.vendor == "postgresql":
-        ask(connection, "SELECT pg_advisory_xact_lock(%s)", [LOCK])
+    _lock(connection)
     at = position(connection)
     pending = ask(
         connection,
@@ -211,10 +212,21 @@ def write(
         )
         _insert(cursor, "django_sse_entry (topic, number)", entries)
         _insert(cursor, "django_sse_once (name, number)", once)
-        if connection.vendor == "postgresql":
-            cursor.execute("NOTIFY django_sse")
+    _notify(connection)
     topics = [topic for event in drafts for topic in event.topics]
     return Written(numbers[len(pending) :], len(pending), topics)
+
+
+def _lock(connection: BaseDatabaseWrapper) -> None:
+    """Take the lock under which events are numbered, where it ends with the transaction."""
+    if connection.vendor == "postgresql":
+        ask(connection, "SELECT pg_advisory_xact_lock(%s)", [LOCK])
+
+
+def _notify(connection: BaseDatabaseWrapper) -> None:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("NOTIFY django_sse")
 
 
 def _pending(envelope: str, head: Any, tail: Any) -> Draft:
@@ -250,7 +262,18 @@ def _begin_epoch(connection: BaseDatabaseWrapper, at: Position | None, known: in
             cursor.execute("INSERT INTO django_sse_state (id, epoch) VALUES (1, %s)", [epoch])
         else:
             cursor.execute("UPDATE django_sse_state SET epoch = %s", [epoch])
+    origins.note(connection)
     return Position(epoch, epoch)
+
+
+def renew(connection: BaseDatabaseWrapper) -> None:
+    """Begin a new epoch if the tables are elsewhere than when theirs began; in a transaction."""
+    _lock(connection)
+    at = position(connection)
+    # Another process may have begun it meanwhile.
+    if at is not None and origins.is_elsewhere(connection):
+        _begin_epoch(connection, at, 0)
+        _notify(connection)
 
 
 def take_lock(connection: BaseDatabaseWrapper, seconds: float) -> bool:

@@ -11,7 +11,7 @@ all of them:
 - ``once``: for each idempotency key, the number of its event;
 - ``state``: one row with the ``epoch``, the number at which the data begins.
 
-PostgreSQL has functions besides (``postgresql``).
+PostgreSQL has functions besides (``postgresql``), and an ``origin`` in ``state`` (``origins``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (numb
 CREATE TABLE IF NOT EXISTS django_sse_once (
     name text COLLATE "C" PRIMARY KEY, number bigint NOT NULL);
 CREATE INDEX IF NOT EXISTS django_sse_once_number ON django_sse_once (number);
-CREATE TABLE IF NOT EXISTS django_sse_state (id smallint PRIMARY KEY, epoch bigint NOT NULL)
+CREATE TABLE IF NOT EXISTS django_sse_state (
+    id smallint PRIMARY KEY, epoch bigint NOT NULL, origin text)
 """
 _SQLITE = """
 CREATE TABLE IF NOT EXISTS django_sse_pending (

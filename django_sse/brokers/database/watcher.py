@@ -119,13 +119,12 @@ class Watcher(threading.Thread):
     def _watch(self) -> None:
         source = self._source
         with contextlib.ExitStack() as stack:
-            connection = own_connection(source.alias)
+            connection = source.connect()
             stack.callback(close, connection)
             told = connection
             if source.listen not in (None, source.alias):
                 told = own_connection(source.listen)
                 stack.callback(close, told)
-            connection.ensure_connection()
             self._functions = Functions.of(connection)
             if source.listen is not None:
                 self._listen(told)

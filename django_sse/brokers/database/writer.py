@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_sse.brokers.base import EventId
 from django_sse.exceptions import PublishFailed
 
-from . import store, trimming
+from . import origins, store, trimming
 from .connections import close, own_connection, transaction
 from .known import Known
 from .postgresql import Functions
@@ -321,6 +321,9 @@ class Writer:
             connection = own_connection(self._alias)
             check_vendor(connection)
             connection.ensure_connection()
+            if origins.is_elsewhere(connection):
+                with transaction(connection):
+                    store.renew(connection)
             self._functions = Functions.of(connection)
             self._connection = connection
         return self._connection

@@ -274,6 +274,45 @@ async def test_data_that_is_gone_is_a_loss_and_ids_rise(
     assert await ear.listener.replay(["a"], later) == []
 
 
+@pytest.mark.parametrize("how", ["dump", "recovery"])
+async def test_data_that_was_restored_while_nobody_ran_begins_an_epoch(
+    shared_postgres: PostgresServer, django_db_blocker: Any, how: str
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(django_db_blocker.unblock())
+        server = shared_postgres
+        if how == "recovery":
+            server = stack.enter_context(PostgresServer(restore_command="false"))
+        settings = server.new_database()
+        alias = stack.enter_context(database(settings))
+        project = Project(alias)
+        ids = [await project.broker.apublish(["a"], b"%d" % n, timeout=TIMEOUT) for n in range(3)]
+        project.close()
+
+        project = Project(alias)  # A restart alone loses nothing.
+        ear = Ear(project.broker)
+        await ear.listener.subscribe(["a"])
+        assert len(await ear.listener.replay(["a"], ids[0])) == 2
+        await ear.listener.close()
+        project.close()
+
+        if how == "dump":
+            server.restore(settings["NAME"], server.dump(settings["NAME"]))
+        else:
+            server.recover()
+        project = Project(alias)
+        ear = Ear(project.broker)
+        await ear.listener.subscribe(["a"])
+        with pytest.raises(HistoryLost):
+            await ear.listener.replay(["a"], ids[0])
+        later = await project.broker.apublish(["a"], b"later", timeout=TIMEOUT)
+        assert later > ids[-1]
+        await ear.until_id(later)
+        assert await ear.listener.replay(["a"], later) == []
+        await ear.listener.close()
+        project.close()
+
+
 async def test_replays_at_once_are_one_query(
     project: Project, ear: Ear, monkeypatch: pytest.MonkeyPatch
 ) -> None:

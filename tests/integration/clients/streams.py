@@ -1,12 +1,17 @@
-"""A stream that treats each connection of a client as the address says."""
+"""Streams for clients: one that treats each connection as its address says, and a page's own."""
 
 from __future__ import annotations
 
 import asyncio
 
+from django.http import HttpRequest, HttpResponse
+from django.template import RequestContext, Template
+from django.urls import path
+from django.views import View
 from rest_framework.exceptions import APIException
 
-from django_sse import ServerSentEvent, SSEView, StreamFinished, sse_path
+from django_sse import ServerSentEvent, SSEView, StreamFinished, publish, sse_path
+from tests.docs.pages import ROOT, blocks
 from tests.project.journal import record
 
 
@@ -54,4 +59,33 @@ class Scripted(SSEView):
         record("disconnect", key=self.request.GET["key"], step=self.step)
 
 
-urlpatterns = [sse_path("scripted/", Scripted)]
+class News(SSEView):
+    """What the board follows."""
+
+    authentication_classes = []
+    permission_classes = []
+    topics = ["news"]
+
+
+class Board(View):
+    """The page of the documentation that changes something, and follows the changes of others."""
+
+    [text] = [
+        block.text
+        for block in blocks(ROOT / "docs" / "topics.md")
+        if block.path == "shop/templates/shop/board.html"
+    ]
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse(Template(self.text).render(RequestContext(request)))
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        publish("news", request.POST["item"], event="renamed", exclude=request)
+        return self.get(request)
+
+
+urlpatterns = [
+    sse_path("scripted/", Scripted),
+    sse_path("orders/", News, name="order-events"),
+    path("orders/rename/", Board.as_view()),
+]

@@ -54,9 +54,9 @@ class Browser:
 
     def __init__(self, page: Page, server: Server, journal: Journal, packages: Path) -> None:
         self.page = page
-        self._url = server.url
+        self.url = server.url
         self._journal = journal
-        self._packages = packages
+        self.packages = packages
         self.served: dict[str, Path | str] = {}
         page.route(f"{server.url}/static/**", self._serve)
         page.route(f"{server.url}/page", self._serve)
@@ -64,9 +64,9 @@ class Browser:
     def show(self, html: str, **served: str) -> None:
         """Show a page; ``served`` are what ``/static/…`` serves, by file name without ``.js``."""
         self.served = {"page": html} | {
-            f"{name}.js": self._packages / path for name, path in served.items()
+            f"{name}.js": self.packages / path for name, path in served.items()
         }
-        self.page.goto(f"{self._url}/page")
+        self.page.goto(f"{self.url}/page")
 
     def connects(self, key: str, count: int) -> list[tuple[str, str | None]]:
         """Return what was done to the first connections, and their last ids."""
@@ -85,7 +85,7 @@ class Browser:
         name = route.request.url.rpartition("/")[2]
         # ES modules import each other without an ending.
         name = name if "." in name or name == "page" else f"{name}.js"
-        found = self.served.get(name, self._packages / FETCH / name)
+        found = self.served.get(name, self.packages / FETCH / name)
         if isinstance(found, Path):
             route.fulfill(body=found.read_text(), content_type="text/javascript")
         else:
@@ -322,3 +322,47 @@ def test_hidden_tab_keeps_its_stream_where_it_is_told_to(
         browser.page.evaluate(_HIDE, hidden)
     browser.page.wait_for_timeout(1000)
     assert browser.connects(key, 1) == [("stays", None)]
+
+
+_LISTEN = """() => {
+  window.heard = [];
+  source.addEventListener("renamed", (event) => heard.push(event.data));
+  window.opened = source.readyState === EventSource.OPEN;
+  source.addEventListener("open", () => { opened = true; });
+}"""
+
+_HTMX = """() => {
+  const form = document.querySelector("form");
+  const button = document.createElement("button");
+  button.setAttribute("hx-post", form.getAttribute("action"));
+  button.setAttribute("hx-vals", '{"order": "1", "item": "by htmx"}');
+  button.setAttribute("hx-swap", "none");
+  document.body.append(button);
+  htmx.process(button);
+  button.click();
+}"""
+
+
+@pytest.mark.parametrize("version", ["htmx2", "htmx4"])
+def test_page_does_not_hear_of_its_own_changes(browser: Browser, version: str) -> None:
+    mine = browser.page
+    assert mine.context.browser is not None
+    others = mine.context.browser.new_page()
+    for page in (mine, others):
+        page.goto(f"{browser.url}/orders/rename/")
+        page.evaluate(_LISTEN)
+        page.wait_for_function("opened")
+    mine.add_script_tag(path=browser.packages / version / "dist" / "htmx.js")
+    mine.evaluate("rename(1, 'by fetch')")
+    others.wait_for_function("heard.length === 1")
+    mine.evaluate(_HTMX)
+    others.wait_for_function("heard.length === 2")
+    others.evaluate("rename(1, 'by another')")
+    mine.wait_for_function("heard.length === 1")
+    assert mine.evaluate("heard") == ["by another"]
+    mine.evaluate("""() => {
+      document.querySelector("[name=item]").value = "by the form";
+      document.querySelector("form button").click();
+    }""")
+    others.wait_for_function("heard.length === 3")
+    assert others.evaluate("heard") == ["by fetch", "by htmx", "by the form"]
