@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from . import brokers, burst, fanout, machine, memory, publishing, setup, typed
+from . import brokers, burst, fanout, machine, memory, publishing, resume, setup, typed
 from .context import Context, prepared
 from .report import Result, row, table
 
@@ -17,7 +17,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "heartbeat": memory.measure_heartbeats,
     "setup": setup.measure,
     "open": setup.measure_open,
-    "resume": setup.measure_resume,
+    "resume": resume.measure,
     "fanout": fanout.measure,
     "eventstream": fanout.measure_eventstream,
     "latency": fanout.measure_latency,

@@ -161,26 +161,6 @@ def tick_floor(count: int) -> None:
         time.sleep(0.02)
 
 
-async def resume(clients: int, events: int) -> None:
-    """Print the seconds until all clients have what was published, when they ask together."""
-    broker = get_broker()
-    first = await broker.apublish([TOPIC], b"", timeout=5)
-    for _ in range(events):
-        await broker.apublish([TOPIC], b"", f"data: {DATA}\n\n".encode(), timeout=5)
-    listener = broker.listen(void, void)
-    await listener.subscribe([TOPIC])
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        pages = await asyncio.gather(
-            *(listener.replay([TOPIC], first, events) for _ in range(clients))
-        )
-        took.append(time.perf_counter() - began)
-        assert all(len(page) == events for page in pages)
-    await listener.close()
-    print(min(took))
-
-
 def fill(rows: int) -> None:
     """Write a history of so many events into the database at once."""
     with connection.cursor() as cursor:
@@ -241,7 +221,6 @@ def main() -> int:
         "tick": tick,
         "listen_floor": listen_floor,
         "tick_floor": tick_floor,
-        "resume": resume,
         "fill": fill,
         "replay": replay,
         "trim": trim,

@@ -45,7 +45,6 @@ def measure(context: Context) -> Iterator[Result]:
                 if value == "on":
                     yield from _arrival(context, ours, memory, sqlite)
                     yield from _idle(context)
-                    yield from _resuming(context, ours, memory)
                     yield from _history(context, ours)
         [found] = best(
             context.size(3, 1),
@@ -125,20 +124,6 @@ def _statements(server: PostgresServer) -> int:
     return int(
         server.execute("SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'")
     )
-
-
-def _resuming(context: Context, ours: Process, redis: Process) -> Iterator[Result]:
-    clients = context.size(1000, 100)
-    all_together, one, beside = best(
-        context.size(2, 1),
-        [
-            lambda: ours.figure("resume", clients, 200) * 1000,
-            lambda: ours.figure("resume", 1, 200) * 1000,
-            lambda: redis.figure("resume", clients, 200) * 1000,
-        ],
-    )
-    note = f"beside one; RedisBroker {beside:.0f} ms"
-    yield Result(f"PostgreSQL: {clients} resumes at once", "", all_together, one, "ms", note=note)
 
 
 def _history(context: Context, ours: Process) -> Iterator[Result]:

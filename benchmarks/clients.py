@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import socket
@@ -65,6 +66,8 @@ class Swarm:
         self.events = 0
         self._by_number: dict[int, Connection] = {}
         self._epoll = select.epoll()
+        # Those that have got nothing yet.
+        self._waiting: set[Connection] = set()
 
     def __enter__(self) -> Swarm:
         return self
@@ -81,26 +84,31 @@ class Swarm:
         *,
         headers: Mapping[str, str] | None = None,
         at_once: int = 8,
+        rate: float = math.inf,
         timeout: float = 120,
     ) -> list[Connection]:
-        """Open connections, ``at_once`` of them under way, and wait for the first bytes of each."""
+        """Open connections, and wait for the first bytes of each.
+
+        At most ``at_once`` of them are under way, and ``rate`` are begun in a second.
+        """
         wire = encode_request(path, {"Accept": "*/*", **(headers or {})})
         opened: list[Connection] = []
-        waiting: set[Connection] = set()
-        deadline = time.monotonic() + timeout
-        while len(opened) < count or waiting:
-            while len(opened) < count and len(waiting) < at_once:
+        begun = time.monotonic()
+        deadline = begun + timeout
+        while len(opened) < count or self._waiting:
+            due = min(count, (time.monotonic() - begun) * rate + 1)
+            while len(opened) < due and len(self._waiting) < at_once:
                 connection = Connection(port)
                 number = connection.socket.fileno()
                 self._by_number[number] = connection
                 self._epoll.register(number, select.EPOLLIN)
                 connection.socket.send(wire)
                 opened.append(connection)
-                waiting.add(connection)
-            self.read(deadline, f"{count} connections to {path}")
-            waiting = {each for each in waiting if not each.body}
-            if any(each.closed for each in waiting):
-                raise Failed(f"A server closed a connection to {path} without a word.")
+                self._waiting.add(connection)
+            if len(opened) < count and len(self._waiting) < at_once:
+                self.listen(1 / rate)
+            else:
+                self.read(deadline, f"{count} connections to {path}")
         self.connections += opened
         return opened
 
@@ -141,6 +149,10 @@ class Swarm:
             before = connection.events
             connection.feed(data)
             self.events += connection.events - before
+            if connection.body:
+                self._waiting.discard(connection)
+        elif connection in self._waiting:
+            raise Failed("A server closed a connection without a word.")
         else:
             connection.closed = True
             del self._by_number[number]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from .clients import Swarm, settle
 from .context import SERVERS, Context, best
-from .fanout import SIZE
 from .report import Result
 from .servers import Server
 
@@ -55,35 +53,6 @@ def measure_open(context: Context) -> Iterator[Result]:
         note = f"beside Django's own stream; bare {floor:.0f} µs"
         yield Result("set-up and end, open to all", name, idle, own, "µs", 1, note=note)
         yield Result("the same, following a topic", name, follow, own, "µs", note=note)
-
-
-def measure_resume(context: Context) -> Iterator[Result]:
-    """Compare clients that come back, each with 100 missed events, with clients that are new."""
-    count, missed = context.size(1000, 100), 100
-    for kind, name in SERVERS.items():
-        found = []
-        for _ in range(context.size(3, 1)):
-            with context.project(kind, BENCHMARK_PLAIN="1") as server:
-                coming_and_going(server, "/follow/open/", 60, {})
-                new = coming_and_going(server, "/follow/open/", count, {})
-                # Without CommonMiddleware the body comes in chunks.
-                since = re.findall(r"[0-9]+-[0-9]+", server.get("/cursor/"))[0]
-                server.get(f"/publish/?size={SIZE}&count={missed}")
-                back = coming_back(server, count, missed, since)
-                found.append((back, new))
-        back, new = (min(column) for column in zip(*found, strict=True))
-        what = f"{count} clients resume, {missed} missed events each"
-        yield Result(what, name, back, new, "µs", 2, note="beside a set-up")
-
-
-def coming_back(server: Server, count: int, missed: int, since: str) -> float:
-    """Return the server's µs for a client that resumes, its end included."""
-    begun = server.cpu()
-    with Swarm() as swarm:
-        swarm.open(server.port, "/follow/open/", count, headers={"Last-Event-ID": since})
-        swarm.wait_for(missed)
-    settle(server.cpu)
-    return (server.cpu() - begun) / count * 1e6
 
 
 def opening(server: Server, path: str, count: int, headers: dict[str, str]) -> float:

@@ -14,9 +14,11 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from .conf import conf
 from .connection.request_threads import RequestThread
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
+from .handshake import turns
 from .handshake.receiving import PendingReceive
 from .handshake.response import PendingStream, current_exchange, is_untouched, pending_stream
 from .servers import bare, keeps_cancelled, server_for
@@ -43,7 +45,15 @@ class ASGIHandler(asgi.ASGIHandler):
         if scope["type"] == "lifespan":
             await self.lifespan(receive, send)
             return
-        exchange = _Exchange(receive, send, asyncio.current_task())
+        line, overrun, turn = turns.line_for(scope), False, None
+        if line is not None:
+            overrun = line.is_overrun
+            if overrun and self.may_refuse(scope):
+                await turns.refuse(send)
+                return
+            turn = None if overrun else await line.turn(conf.max_handshakes or 1)
+        exchange = _Exchange(receive, send, asyncio.current_task(), turn)
+        exchange.overrun = overrun
         current_exchange.set(exchange)
         try:
             async with RequestThread():
@@ -78,6 +88,18 @@ class ASGIHandler(asgi.ASGIHandler):
             del view
             if pending is not None:
                 await pending.aclose()
+
+    def may_refuse(self, scope: Any) -> bool:
+        """Return whether a request surely asks for a stream, and needs no middleware to be refused."""
+        return turns.may_be_refused_here(scope)
+
+    def resolve_request(self, request: HttpRequest) -> Any:
+        """Find the view; whatever is no stream may take as long as it likes."""
+        match = super().resolve_request(request)
+        exchange = cast("_Exchange | None", current_exchange.get())
+        if exchange is not None and not turns.opens_stream(match.func):
+            exchange.end_turn()
+        return match
 
     async def lifespan(self, receive: Receive, send: Send) -> None:
         """Answer a server's lifespan protocol, which Django refuses; end the streams at its end.
@@ -186,22 +208,33 @@ class _Exchange:
         "_receive",
         "_send",
         "_tasks",
+        "_turn",
         "gone",
         "inside",
         "keeping",
         "over",
+        "overrun",
         "pending",
         "start",
         "streams",
         "view",
     )
 
-    def __init__(self, receive: Receive, send: Send, own_task: asyncio.Task[Any] | None) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        own_task: asyncio.Task[Any] | None,
+        turn: turns.Turn | None,
+    ) -> None:
         #: Stands before the server's ``receive`` where a call of that must not be cancelled.
         self.pending = None if keeps_cancelled(receive) else PendingReceive(receive)
         self._receive = self.pending or receive
         self._send = send
         self._own_task = own_task
+        self._turn = turn
+        #: Whether more clients come than can be served, so that a stream's is refused.
+        self.overrun = False
         self._tasks: set[Any] = set()
         self.gone = False
         self.over = False
@@ -222,6 +255,12 @@ class _Exchange:
             await self._send(message)
         elif message["type"] == "http.response.start":
             self.start = message
+
+    def end_turn(self) -> None:
+        """Let the next handshake begin: this one was decided, or is none."""
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
 
     @property
     def wire(self) -> Send:
@@ -247,6 +286,7 @@ class _Exchange:
 
     async def end(self) -> Any:
         """Return the view that takes the connection over, or ``None``; end all other streams."""
+        self.end_turn()
         while self.streams:
             await self.streams.pop().abandon("client")
         # Do not hold the request's tasks for the life of the stream.
@@ -269,6 +309,7 @@ class _Exchange:
         process ends can crash Python 3.11 (in the garbage collection).
         """
         self.over = True
+        self.end_turn()
         pending = [task for task in self._tasks if not task.done()]
         for task in pending:
             task.cancel()
@@ -295,6 +336,10 @@ class ViewHandler(ASGIHandler):
         # Do not call the parent's method: it would load the middleware.
         self._view = view
         self._middleware_chain = convert_exception_to_response(self._respond)
+
+    def may_refuse(self, scope: Any) -> bool:
+        """Return that a request asks for a stream; what is around the router is no middleware."""
+        return True
 
     def fill(self, request: Any) -> None:
         """Set the attributes of the request that Django's middleware would set."""

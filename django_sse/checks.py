@@ -39,6 +39,7 @@ IDS = {
     "TICKET_SECONDS": "django_sse.E017",
     "RENDERER": "django_sse.E019",
     "BASE_URL": "django_sse.E020",
+    "MAX_HANDSHAKES": "django_sse.E021",
 }
 
 

@@ -161,6 +161,7 @@ DEFAULTS: dict[str, Any] = {
     "SEND_TIMEOUT": 60,
     "DRAIN_SECONDS": 5,
     "RECHECK_PERIOD": None,
+    "MAX_HANDSHAKES": 20,
     "MAX_CONNECTIONS": None,
     "MAX_CONNECTIONS_PER_ADDRESS": None,
     "TICKET_SECONDS": 24 * 60 * 60,
@@ -181,6 +182,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "SEND_TIMEOUT": _seconds("SEND_TIMEOUT"),
     "DRAIN_SECONDS": _seconds("DRAIN_SECONDS"),
     "RECHECK_PERIOD": _or_none(_seconds("RECHECK_PERIOD")),
+    "MAX_HANDSHAKES": _or_none(_whole("MAX_HANDSHAKES", "handshakes")),
     "MAX_CONNECTIONS": _or_none(_whole("MAX_CONNECTIONS", "streams")),
     "MAX_CONNECTIONS_PER_ADDRESS": _or_none(_whole("MAX_CONNECTIONS_PER_ADDRESS", "streams")),
     "TICKET_SECONDS": _seconds("TICKET_SECONDS"),
@@ -253,6 +255,11 @@ class Conf:
     def recheck_period(self) -> float | None:
         """The seconds after which a stream's user is checked again; ``None`` is never."""
         return self.get("RECHECK_PERIOD")  # type: ignore[no-any-return]
+
+    @property
+    def max_handshakes(self) -> int | None:
+        """The most handshakes that an event loop has under way; ``None`` is any number."""
+        return self.get("MAX_HANDSHAKES")  # type: ignore[no-any-return]
 
     @property
     def max_connections(self) -> int | None:

@@ -50,6 +50,8 @@ def test_heartbeat_is_read(given: dict[str, Any], expected: Heartbeat) -> None:
         ("SEND_TIMEOUT", "send_timeout", 60, 7, 7),
         ("DRAIN_SECONDS", "drain_seconds", 5, 7, 7),
         ("RECHECK_PERIOD", "recheck_period", None, 7, 7),
+        ("MAX_HANDSHAKES", "max_handshakes", 20, 7, 7),
+        ("MAX_HANDSHAKES", "max_handshakes", 20, None, None),
         ("MAX_CONNECTIONS", "max_connections", None, 7, 7),
         ("MAX_CONNECTIONS_PER_ADDRESS", "max_connections_per_address", None, 7, 7),
         ("TICKET_SECONDS", "ticket_seconds", 24 * 3600, 7, 7),

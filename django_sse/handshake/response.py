@@ -41,6 +41,11 @@ class Exchange(Protocol):
 
     #: The streams of the responses that the request's view has made.
     streams: list[PendingStream]
+    #: Whether more clients come than can be served.
+    overrun: bool
+
+    def end_turn(self) -> None:
+        """Let the next handshake begin."""
 
 
 #: The exchange of the request that is served; our handler sets it. A context variable reaches all

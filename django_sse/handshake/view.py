@@ -29,6 +29,7 @@ from django_sse.connection.shutdown import shutdown
 from django_sse.connection.stream import Stream
 from django_sse.connection.users import is_authenticated
 from django_sse.exceptions import StreamFinished
+from django_sse.monitoring.metrics import counters
 from django_sse.topics.hub import get_hub
 from django_sse.topics.orders import ended_since, newest_order
 from django_sse.wire.events import CONTENT_TYPE
@@ -36,7 +37,8 @@ from django_sse.wire.events import CONTENT_TYPE
 from .asking import asks_nobody
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
 from .request import BodyTooLarge, load
-from .response import Connection, EventStreamResponse
+from .response import Connection, EventStreamResponse, current_exchange
+from .turns import mark
 
 #: Headers that frame a message. The server writes them; a view's own would break the stream or end
 #: it.
@@ -124,6 +126,7 @@ class Handshake(APIView, Stream):
         # Keep the mark that method_decorator(login_not_required, name="dispatch") put on the class.
         marked = getattr(cls.dispatch, "login_required", None) is False
         view.login_required = False if marked else _DemandedByHandshake()  # type: ignore[attr-defined]
+        mark(view)
         view._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined]
         return view
 
@@ -162,6 +165,11 @@ class Handshake(APIView, Stream):
             )
         # Watch from now on: the signal may come before the stream begins.
         shutdown.watch(asyncio.get_running_loop())
+        exchange = current_exchange.get()
+        if exchange is not None and exchange.overrun and names_event_stream(request):
+            counters.refused += 1
+            self._accept(request, *args, **kwargs)
+            return self._dressed(come_back_response())
         try:
             # A stream whose user is authenticated before an order to end the user's streams must
             # get it.
@@ -183,6 +191,9 @@ class Handshake(APIView, Stream):
             await self.abandon("error")
             raise
         try:
+            if exchange is not None:
+                # From here on, the view may wait for whatever it likes.
+                exchange.end_turn()
             await self.connect()
             self._connected = True
             await self.prepare()

@@ -97,7 +97,6 @@ class DatabaseListener(Listener):
         self._subscribing = asyncio.Lock()
         self._watcher: Watcher | None = None
         self._queries = _Queries(source)
-        self._replays: dict[Any, _Query] = {}
         self._closed = False
 
     async def subscribe(self, topics: Collection[str]) -> None:
@@ -125,21 +124,8 @@ class DatabaseListener(Listener):
     async def replay(
         self, topics: Collection[str], after: EventId, limit: int | None = None
     ) -> list[Message]:
-        """Return the stored messages after an id. Raises ``HistoryLost`` where some are missing.
-
-        Clients that ask for the same while a thread is busy get the answer of one query.
-        """
-        wanted = frozenset(topics), after, limit
-        query = self._replays.get(wanted)
-        # One that has begun may have read before the caller's last message.
-        if query is None or query.begun:
-            query = self._replays[wanted] = _Query(
-                partial(self._replay, sorted(topics), after, limit)
-            )
-            query.task = asyncio.ensure_future(self._queries.run(query))
-            query.task.add_done_callback(partial(self._forget, wanted, query))
-        assert query.task is not None
-        return list(await asyncio.shield(query.task))
+        """Return the stored messages after an id. Raises ``HistoryLost`` where some are missing."""
+        return await self._queries.run(partial(self._replay, sorted(topics), after, limit))
 
     async def newest(
         self, topics: Collection[str], count: int, *, per_key: bool = False
@@ -163,9 +149,6 @@ class DatabaseListener(Listener):
         if watcher is not None:
             watcher.stop()
             await asyncio.get_running_loop().run_in_executor(None, watcher.join, 5)
-        for query in list(self._replays.values()):
-            if query.task is not None:
-                query.task.cancel()
         await self._queries.close()
 
     def wake(self) -> None:
@@ -260,28 +243,9 @@ class DatabaseListener(Listener):
             )
         return messages
 
-    def _forget(self, wanted: Any, query: _Query, task: asyncio.Task[Any]) -> None:
-        if self._replays.get(wanted) is query:
-            del self._replays[wanted]
-        if not task.cancelled():
-            task.exception()  # Those who waited got it; where all have left, nobody has to.
-
     def _check_open(self) -> None:
         if self._closed:
             raise BrokerError("The listener is closed.")
-
-
-class _Query:
-    """A query that several callers wait for, until it has begun."""
-
-    def __init__(self, ask: Callable[[BaseDatabaseWrapper], list[Message]]) -> None:
-        self._ask = ask
-        self.begun = False
-        self.task: asyncio.Task[list[Message]] | None = None
-
-    def __call__(self, connection: BaseDatabaseWrapper) -> list[Message]:
-        self.begun = True
-        return self._ask(connection)
 
 
 class _Queries:

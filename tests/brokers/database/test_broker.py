@@ -313,24 +313,6 @@ async def test_data_that_was_restored_while_nobody_ran_begins_an_epoch(
         project.close()
 
 
-async def test_replays_at_once_are_one_query(
-    project: Project, ear: Ear, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = await ear.listener.latest_id()
-    ids = [await project.broker.apublish(["a"], b"%d" % n, timeout=TIMEOUT) for n in range(10)]
-    asked = []
-    replay = store.replay
-
-    def counted(*args: Any) -> Any:
-        asked.append(args)
-        return replay(*args)
-
-    monkeypatch.setattr(store, "replay", counted)
-    pages = await asyncio.gather(*(ear.listener.replay(["a"], start, 200) for _ in range(1000)))
-    assert all([message.id for message in page] == ids for page in pages)
-    assert len(asked) < 10
-
-
 async def test_publishing_fails_with_the_remedy_where_tables_are_missing(
     tmp_path: Path, django_db_blocker: Any
 ) -> None:
