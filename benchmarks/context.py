@@ -14,6 +14,8 @@ from typing import TypeVar
 from .servers import ROOT, Server, server
 
 SERVERS = {"uvicorn": "Uvicorn", "daphne": "Daphne"}
+#: With those of which less is measured: the others do for themselves what costs most.
+ALL_SERVERS = {**SERVERS, "granian": "Granian", "hypercorn": "Hypercorn"}
 T = TypeVar("T", int, float)
 
 

@@ -9,14 +9,17 @@ from functools import partial
 from importlib.util import find_spec
 from statistics import quantiles
 
-from .clients import Swarm, answer
-from .context import SERVERS, Context, best
+from . import nchan
+from .clients import Swarm
+from .context import ALL_SERVERS, SERVERS, Context, best
 from .report import Result
 from .servers import Server
 
 #: Bytes of an event's data.
 SIZE = 200
 LIMITS = {"uvicorn": (0.75, None), "daphne": (0.9, 0.3)}
+#: What a delivery of an event by itself may cost beside nchan's.
+ONE_BY_ONE = {"uvicorn": 1.1, "daphne": 1.5, "granian": 1.5}
 #: Events a second, in the measurement of latency.
 RATE = 20
 
@@ -62,22 +65,41 @@ def compare(
 def measure_latency(context: Context) -> Iterator[Result]:
     """Compare the time from publishing to arrival: 500 clients, 20 events a second.
 
-    And what a delivery costs there: of events that come one by one, so that nothing is joined.
+    And what a delivery costs there: of events that come one by one, so that nothing is joined. Where
+    nginx has nchan, the limits are its figures.
     """
     clients, seconds = context.size(500, 100), context.size(4, 1)
-    for kind, name in SERVERS.items():
-        with context.project(kind) as ours, context.bare(kind) as bare:
+    beside = nchan.is_installed()
+    if not beside:
+        print("latency: without nchan; apt-get install libnginx-mod-nchan", file=sys.stderr)
+    for kind, name in ALL_SERVERS.items():
+        with ExitStack() as stack:
+            sides: list[Server] = [
+                stack.enter_context(context.project(kind)),
+                stack.enter_context(context.bare(kind)),
+            ]
+            if beside:
+                sides.append(stack.enter_context(nchan.nchan()))
             found = [
-                [latency(server, clients, seconds) for server in (ours, bare)]
-                for _ in range(context.size(2, 1))
+                [latency(server, clients, seconds) for server in sides]
+                for _ in range(context.size(3, 1))
             ]
         median, late, cost = (
-            [min(turn[which][figure] for turn in found) for which in (0, 1)] for figure in (0, 1, 2)
+            [min(turn[which][figure] for turn in found) for which in range(len(sides))]
+            for figure in (0, 1, 2)
         )
         what = f"latency, {clients} clients"
-        yield Result(f"{what}, median", name, *median, "ms")
-        yield Result(f"{what}, 99th percentile", name, *late, "ms", 1)
-        yield Result(f"one by one, {clients} clients", name, *cost, "µs/delivery")
+        for which, limits in ("bare", (None, 1, None)), ("nchan", (None, 1, ONE_BY_ONE.get(kind))):
+            at = 1 if which == "bare" else 2
+            if at == len(sides):
+                continue
+            note = f"beside {which}"
+            for figure, label, unit, limit in (
+                (median, f"{what}, median", "ms", limits[0]),
+                (late, f"{what}, 99th percentile", "ms", limits[1]),
+                (cost, f"one by one, {clients} clients", "µs/delivery", limits[2]),
+            ):
+                yield Result(label, name, figure[0], figure[at], unit, limit, note=note)
 
 
 def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:
@@ -86,19 +108,20 @@ def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:
     begun = server.cpu()
     page = server.begin(f"/publish/?size={SIZE}&count={events}&by={by}")
     swarm.wait_for(already + events)
-    answer(page)
+    server.end(page)
     return (server.cpu() - begun) / events / len(swarm.connections) * 1e6
 
 
 def latency(server: Server, clients: int, seconds: int) -> tuple[float, float, float]:
     """Return median and 99th percentile of the time to arrival, in ms, and µs for each delivery."""
     with Swarm() as swarm:
-        for connection in swarm.open(server.port, "/follow/", clients):
+        headers = {"Accept": "text/event-stream"}
+        for connection in swarm.open(server.port, "/follow/", clients, headers=headers):
             connection.latencies = []
         begun = server.cpu()
         page = server.begin(f"/publish/?size={SIZE}&count={seconds * RATE}&rate={RATE}")
         swarm.wait_for(seconds * RATE, nap=0)
-        answer(page)
+        server.end(page)
         cost = (server.cpu() - begun) / (seconds * RATE * clients) * 1e6
         taken = [each for connection in swarm.connections for each in connection.latencies or ()]
     cut = quantiles(taken, n=100)

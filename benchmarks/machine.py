@@ -50,6 +50,11 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process's main thread has started, the oldest first."""
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
 def memory_kb(pid: int) -> tuple[int, int]:
     """Return the private (USS) and the resident memory of a process, in kB."""
     private = resident = 0

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from .clients import Swarm, answer
 from .context import Context, best
 from .fanout import SIZE
 from .report import Result
-from .servers import stop
+from .servers import stop, wait_for_port
 
 
 def measure_nobody(context: Context) -> Iterator[Result]:
@@ -82,20 +81,7 @@ def redis() -> Iterator[tuple[int, str]]:
             [*command, "--dir", directory, "--logfile", str(Path(directory) / "log")], text=True
         )
         try:
-            _wait_for(port)
+            wait_for_port(port)
             yield process.pid, f"redis://127.0.0.1:{port}/0"
         finally:
             stop(process)
-
-
-def _wait_for(port: int, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return

@@ -1,10 +1,11 @@
-"""One server process: ``python -m benchmarks.serve uvicorn|daphne module:application core``.
+"""One server process: ``python -m benchmarks.serve uvicorn|daphne|granian|hypercorn module:application core``.
 
 It listens on a free port of 127.0.0.1 and says which on its standard output.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import socket
 import sys
@@ -47,8 +48,44 @@ def serve_with_daphne(application: str) -> None:
     server.run()
 
 
+def serve_with_granian(application: str) -> None:
+    from granian import Granian  # noqa: PLC0415
+    from granian.constants import Interfaces  # noqa: PLC0415
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = Granian(
+        application,
+        address="127.0.0.1",
+        port=port,
+        interface=Interfaces.ASGI,
+        backlog=2048,
+        backpressure=20_000,
+        log_enabled=False,
+    )
+    server.on_startup(lambda: say(port))
+    server.serve()
+
+
+def serve_with_hypercorn(application: str) -> None:
+    from hypercorn.asyncio import serve  # noqa: PLC0415
+    from hypercorn.config import Config  # noqa: PLC0415
+
+    config = Config()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    say(listener.getsockname()[1])
+    config.bind = [f"fd://{listener.detach()}"]
+    config.loglevel = "ERROR"
+    asyncio.run(serve(load(application), config))
+
+
 if __name__ == "__main__":
     kind, path, core = sys.argv[1:]
     pin(int(core))
     allow_many_connections()
-    {"uvicorn": serve_with_uvicorn, "daphne": serve_with_daphne}[kind](path)
+    {
+        "uvicorn": serve_with_uvicorn,
+        "daphne": serve_with_daphne,
+        "granian": serve_with_granian,
+        "hypercorn": serve_with_hypercorn,
+    }[kind](path)

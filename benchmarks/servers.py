@@ -8,13 +8,14 @@ import selectors
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from . import machine
-from .clients import begin, request
+from .clients import answer, begin, request
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
@@ -29,20 +30,25 @@ class Server:
         self.port = port
 
     def cpu(self) -> float:
-        """Return the processor time used so far, in seconds."""
-        return machine.cpu_seconds(self.pid)
+        """Return the processor time used so far, in seconds; that of a worker included."""
+        return sum(machine.cpu_seconds(pid) for pid in (self.pid, *machine.children(self.pid)))
 
     def memory(self) -> tuple[int, int]:
-        """Return private and resident memory, in kB."""
-        return machine.memory_kb(self.pid)
+        """Return private and resident memory, in kB; a worker's, where there is one."""
+        worker = (machine.children(self.pid) or [self.pid])[-1]
+        return machine.memory_kb(worker)
 
     def get(self, path: str, timeout: float = 120, **headers: str) -> str:
         """Fetch a page of the server and return its body."""
         return request(self.port, path, headers, timeout)
 
-    def begin(self, path: str, timeout: float = 120) -> socket.socket:
-        """Ask for a page that ``clients.answer()`` fetches later."""
+    def begin(self, path: str, timeout: float = 120) -> Any:
+        """Ask for a page that ``end()`` fetches later."""
         return begin(self.port, path, {}, timeout)
+
+    def end(self, begun: Any) -> None:
+        """Wait for the answer to ``begin()``."""
+        answer(begun)
 
     def ask(self, path: str, timeout: float = 120) -> Any:
         """Fetch a page of the server and return its JSON."""
@@ -51,7 +57,7 @@ class Server:
 
 @contextmanager
 def server(kind: str, application: str, **environment: str) -> Iterator[Server]:
-    """Run ``application`` (``module:name``) on ``"uvicorn"`` or ``"daphne"`` and then end it."""
+    """Run ``application`` (``module:name``) on a server, and then end it."""
     command = [sys.executable, "-m", "benchmarks.serve", kind, application]
     process = subprocess.Popen(
         [*command, str(machine.cores()[0])],
@@ -62,6 +68,7 @@ def server(kind: str, application: str, **environment: str) -> Iterator[Server]:
     )
     try:
         running = Server(process, _port(process))
+        wait_for_port(running.port)  # Granian says it a moment before.
         running.get("/warm-up/")
         yield running
     finally:
@@ -78,6 +85,20 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.wait()
     if process.stdout is not None:
         process.stdout.close()
+
+
+def wait_for_port(port: int, seconds: float = 10) -> None:
+    """Return when somebody listens."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _port(process: subprocess.Popen[str]) -> int:

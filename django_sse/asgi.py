@@ -225,7 +225,7 @@ class _Exchange:
         receive: Receive,
         send: Send,
         own_task: asyncio.Task[Any] | None,
-        turn: turns.Turn | None,
+        turn: turns.Turn | None = None,
     ) -> None:
         #: Stands before the server's ``receive`` where a call of that must not be cancelled.
         self.pending = None if keeps_cancelled(receive) else PendingReceive(receive)

@@ -211,6 +211,9 @@ class Outbox:
     def _step(self, message: dict[str, Any]) -> None:
         try:
             sending: Any = self._send(message)
+            if self._server.is_done(sending):
+                self._landed()
+                return
             waiting_for = step(sending) if self._steppable else None
         except Exception as error:
             # Catch the error here, so that the other connections still get the same bytes.

@@ -136,7 +136,7 @@ def line_for(scope: Any) -> Line | None:
     Those that name an event stream in ``Accept``, as an ``EventSource`` does, if
     ``MAX_HANDSHAKES`` is a number.
     """
-    if scope["method"] != "GET" or conf.max_handshakes is None or not _names_stream(scope):
+    if scope.get("method") != "GET" or conf.max_handshakes is None or not _names_stream(scope):
         return None
     loop = asyncio.get_running_loop()
     line = _lines.get(loop)

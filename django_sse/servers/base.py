@@ -91,6 +91,10 @@ class Server:
     def detach(self) -> None:
         """Undo ``attach()``; called before the response ends, and when the client is gone."""
 
+    def is_done(self, sending: Any) -> bool:
+        """Return whether what ``send()`` returned is done already, and need not be awaited."""
+        return False
+
     def write(self, chunk: bytes, size: int) -> bool:
         """Write a chunk that is framed for HTTP/1.1 past ``send``; return whether it was written.
 

@@ -5,6 +5,8 @@ Private to Granian, as seen in 2.8.7:
 - ``send`` is a method of a class of the module ``granian._granian``, written in Rust, which keeps
   its transport to itself. The socket is found among those of the process by the addresses in the
   scope (Linux);
+- ``send()`` hands a message over to Granian's own threads, and returns a ``PyEmptyAwaitable`` where
+  they have taken it;
 - ``receive`` is a method of a class of a module whose name begins with ``granian.``.
 """
 
@@ -14,8 +16,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from .base import Limit, Receive, Send, Server, is_shared
+from .base import Limit, Receive, Send, Server, is_instance, is_shared
 from .sockets import close_soon, queued
 
 
@@ -33,6 +36,10 @@ class Granian(Server):
     def keeps_cancelled(cls, receive: Receive) -> bool:
         """Return whether ``receive`` is Granian's: no cancellation was seen to harm it."""
         return type(getattr(receive, "__self__", None)).__module__.startswith("granian.")
+
+    def is_done(self, sending: Any) -> bool:
+        """Return whether Granian's threads have taken a message: most of a task is saved so."""
+        return is_instance(sending, "granian._granian", "PyEmptyAwaitable")
 
     def unsent(self) -> int | None:
         """Return what the socket has not sent; what Granian itself holds is unknown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import threading
@@ -262,9 +263,13 @@ async def test_stream_leaves_no_task_and_no_thread(application: Make, recorded: 
             if stream.status_code == 200:
                 await stream.receive()
         assert asyncio.all_tasks() == tasks, path
-    await eventually(
-        lambda: not [t for t in threading.enumerate() if t.name.startswith("django_sse")]
-    )
+
+    def threads() -> list[str]:
+        return [t.name for t in threading.enumerate() if t.name.startswith("django_sse")]
+
+    with contextlib.suppress(TimeoutError):
+        await eventually(lambda: not threads())
+    assert threads() == []
 
 
 async def test_disconnect_that_comes_with_the_response_is_not_lost(
