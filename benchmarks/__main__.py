@@ -21,6 +21,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "fanout": fanout.measure,
     "eventstream": fanout.measure_eventstream,
     "latency": fanout.measure_latency,
+    "rush": fanout.measure_rush,
     "publish": publishing.measure_nobody,
     "typed": typed.measure,
     "redis": publishing.measure_redis,

@@ -49,8 +49,11 @@ class Connection:
             return
         self.body += len(data)
         if self.latencies is not None:
-            now = time.monotonic_ns()
-            self.latencies.extend(now - int(stamp) for stamp in STAMP.findall(data))
+            # That of the oldest event in the piece. To look at each takes a client longer than it
+            # takes a server to send them.
+            stamp = STAMP.search(data)
+            if stamp is not None:
+                self.latencies.append(time.monotonic_ns() - int(stamp[1]))
         # An event may have been cut in two anywhere.
         data = self.tail + data
         self.events += data.count(EVENT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -100,6 +101,41 @@ def measure_latency(context: Context) -> Iterator[Result]:
                 (cost, f"one by one, {clients} clients", "µs/delivery", limits[2]),
             ):
                 yield Result(label, name, figure[0], figure[at], unit, limit, note=note)
+
+
+def measure_rush(context: Context) -> Iterator[Result]:
+    """Compare the time to arrival at the rate that the bare application just keeps up with.
+
+    1,000 clients; of each piece that arrives, its oldest event counts. The note has the same at our
+    own full speed, which is another rate.
+    """
+    clients, events = context.size(1000, 200), context.size(200, 60)
+    for kind, name in ALL_SERVERS.items():
+        turns = []
+        with context.project(kind) as ours, context.bare(kind) as bare:
+            for _ in range(context.size(3, 1)):
+                rate, beside = rush(bare, clients, events)
+                _, late = rush(ours, clients, events, rate)
+                turns.append((late, beside, rate, *rush(ours, clients, events)))
+        late, beside = (min(turn[which] for turn in turns) for which in (0, 1))
+        _, _, rate, own_rate, own = min(turns)
+        what = f"{rate:.0f} events a second, {clients} clients, 99th percentile"
+        note = f"at {own_rate:.0f} events a second: {own:.0f} ms"
+        yield Result(what, name, late, beside, "ms", 1, note=note)
+
+
+def rush(server: Server, clients: int, events: int, rate: float = 0) -> tuple[float, float]:
+    """Publish at a rate, or as fast as may be; return the rate, and the 99th percentile in ms."""
+    with Swarm() as swarm:
+        for connection in swarm.open(server.port, "/follow/", clients):
+            connection.latencies = []
+        begun = time.monotonic()
+        page = server.begin(f"/publish/?size={SIZE}&count={events}&rate={rate}")
+        swarm.wait_for(events, nap=0)
+        rate = events / (time.monotonic() - begun)
+        server.end(page)
+        taken = [each for connection in swarm.connections for each in connection.latencies or ()]
+    return rate, quantiles(taken, n=100)[98] / 1e6
 
 
 def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:
