@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from . import brokers, burst, fanout, machine, memory, publishing, resume, setup, typed
+from . import brokers, burst, fanout, machine, memory, publishing, resume, secure, setup, typed
 from .context import Context, prepared
 from .report import Result, row, table
 
@@ -23,6 +23,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "latency": fanout.measure_latency,
     "rush": fanout.measure_rush,
     "publish": publishing.measure_nobody,
+    "secure": secure.measure,
     "typed": typed.measure,
     "redis": publishing.measure_redis,
     "brokers": brokers.measure,

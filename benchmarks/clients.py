@@ -6,6 +6,7 @@ import math
 import re
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 
@@ -25,8 +26,11 @@ class Connection:
 
     __slots__ = ("body", "closed", "events", "head", "latencies", "socket", "tail")
 
+    #: How many streams it carries.
+    streams = 1
+
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket = self.connect(port)
         self.socket.setblocking(False)
         self.head: bytes | None = None
         self.tail = b""
@@ -34,6 +38,21 @@ class Connection:
         self.events = 0
         self.closed = False
         self.latencies: list[int] | None = None
+
+    def connect(self, port: int) -> socket.socket:
+        """Return a socket that is connected."""
+        return socket.create_connection(("127.0.0.1", port))
+
+    def ask(self, path: str, headers: Mapping[str, str]) -> None:
+        """Ask for the stream."""
+        self.socket.sendall(encode_request(path, headers))
+
+    def read(self) -> bytes | None:
+        """Return what has arrived, if anything has; nothing where the connection has ended."""
+        try:
+            return self.socket.recv(262144)
+        except ConnectionError:
+            return b""
 
     def feed(self, data: bytes) -> None:
         """Count the events that end in ``data``."""
@@ -45,8 +64,11 @@ class Connection:
             self.head, self.tail = head, b""
             if b" 200 " not in head.split(b"\r\n", 1)[0]:
                 raise Failed(f"A server answered {head!r} {data[:500]!r}.")
-        if not data:
-            return
+        if data:
+            self.count(data)
+
+    def count(self, data: bytes) -> None:
+        """Count the events in a piece of a body."""
         self.body += len(data)
         if self.latencies is not None:
             # That of the oldest event in the piece. To look at each takes a client longer than it
@@ -63,7 +85,8 @@ class Connection:
 class Swarm:
     """Many connections to one server or several, in one epoll loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Connection] = Connection) -> None:
+        self._kind = kind
         self.connections: list[Connection] = []
         #: What has arrived in all of them.
         self.events = 0
@@ -94,18 +117,18 @@ class Swarm:
 
         At most ``at_once`` of them are under way, and ``rate`` are begun in a second.
         """
-        wire = encode_request(path, {"Accept": "*/*", **(headers or {})})
+        headers = {"Accept": "*/*", **(headers or {})}
         opened: list[Connection] = []
         begun = time.monotonic()
         deadline = begun + timeout
         while len(opened) < count or self._waiting:
             due = min(count, (time.monotonic() - begun) * rate + 1)
             while len(opened) < due and len(self._waiting) < at_once:
-                connection = Connection(port)
+                connection = self._kind(port)
                 number = connection.socket.fileno()
                 self._by_number[number] = connection
                 self._epoll.register(number, select.EPOLLIN)
-                connection.socket.send(wire)
+                connection.ask(path, headers)
                 opened.append(connection)
                 self._waiting.add(connection)
             if len(opened) < count and len(self._waiting) < at_once:
@@ -144,10 +167,9 @@ class Swarm:
 
     def _receive(self, number: int) -> None:
         connection = self._by_number[number]
-        try:
-            data = connection.socket.recv(262144)
-        except ConnectionError:
-            data = b""
+        data = connection.read()
+        if data is None:
+            return
         if data:
             before = connection.events
             connection.feed(data)
@@ -171,6 +193,15 @@ class Swarm:
         self.connections.clear()
 
 
+def trusting(protocol: str) -> ssl.SSLContext:
+    """Return a context that takes any certificate, and asks for a protocol (ALPN)."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([protocol])
+    return context
+
+
 def encode_request(path: str, headers: Mapping[str, str]) -> bytes:
     """Return a GET request."""
     lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1"]
@@ -183,9 +214,13 @@ def request(port: int, path: str, headers: Mapping[str, str], timeout: float) ->
     return answer(begin(port, path, headers, timeout))
 
 
-def begin(port: int, path: str, headers: Mapping[str, str], timeout: float) -> socket.socket:
+def begin(
+    port: int, path: str, headers: Mapping[str, str], timeout: float, *, secure: bool = False
+) -> socket.socket:
     """Ask for a page; ``answer()`` fetches it."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+    if secure:
+        connection = trusting("http/1.1").wrap_socket(connection)
     # HTTP/1.0, so that the body is what comes up to the end.
     wire = encode_request(path, {**headers, "Connection": "close"})
     connection.sendall(wire.replace(b"HTTP/1.1", b"HTTP/1.0", 1))

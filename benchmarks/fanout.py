@@ -143,9 +143,10 @@ def full_speed(server: Server, swarm: Swarm, events: int, by: str) -> float:
     already = swarm.connections[0].events
     begun = server.cpu()
     page = server.begin(f"/publish/?size={SIZE}&count={events}&by={by}")
-    swarm.wait_for(already + events)
+    each = swarm.connections[0].streams
+    swarm.wait_for(already + events * each)
     server.end(page)
-    return (server.cpu() - begun) / events / len(swarm.connections) * 1e6
+    return (server.cpu() - begun) / events / each / len(swarm.connections) * 1e6
 
 
 def latency(server: Server, clients: int, seconds: int) -> tuple[float, float, float]:

@@ -77,16 +77,17 @@ def private_kb(
     found = []
     with Swarm() as swarm:
         swarm.open(server.port, path, WARM_UP, headers=headers)
-        before = _settled_kb(server)
+        before = settled_kb(server)
         for _ in range(STEPS):
             swarm.open(server.port, path, count // STEPS, headers=headers)
-            after = _settled_kb(server)
+            after = settled_kb(server)
             found.append((after - before) / (count // STEPS))
             before = after
     return median(found)
 
 
-def _settled_kb(server: Server) -> int:
+def settled_kb(server: Server) -> int:
+    """Return the private memory of a server that has nothing to do, in kB."""
     settle(server.cpu)
     private, _ = server.memory()
     return private

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from .machine import allow_many_connections, pin
@@ -19,6 +21,12 @@ def load(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def certificate() -> tuple[str, str] | None:
+    """Return the files of a key and of a certificate, where TLS is to be spoken."""
+    given = os.environ.get("BENCHMARK_TLS")
+    return None if given is None else (f"{given}/key.pem", f"{given}/certificate.pem")
+
+
 def say(port: int) -> None:
     print(port, flush=True)
 
@@ -27,8 +35,15 @@ def serve_with_uvicorn(application: str) -> None:
     import uvicorn  # noqa: PLC0415 - a server process has one server only
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    key, its_certificate = certificate() or (None, None)
     config = uvicorn.Config(
-        load(application), access_log=False, log_level="warning", lifespan="off", backlog=2048
+        load(application),
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+        backlog=2048,
+        ssl_keyfile=key,
+        ssl_certfile=its_certificate,
     )
     say(listener.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listener])
@@ -54,6 +69,7 @@ def serve_with_granian(application: str) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    key, its_certificate = (Path(it) for it in found) if (found := certificate()) else (None, None)
     server = Granian(
         application,
         address="127.0.0.1",
@@ -62,6 +78,8 @@ def serve_with_granian(application: str) -> None:
         backlog=2048,
         backpressure=20_000,
         log_enabled=False,
+        ssl_key=key,
+        ssl_cert=its_certificate,
     )
     server.on_startup(lambda: say(port))
     server.serve()
@@ -76,6 +94,8 @@ def serve_with_hypercorn(application: str) -> None:
     say(listener.getsockname()[1])
     config.bind = [f"fd://{listener.detach()}"]
     config.loglevel = "ERROR"
+    if (found := certificate()) is not None:
+        config.keyfile, config.certfile = found
     asyncio.run(serve(load(application), config))
 
 

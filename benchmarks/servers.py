@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import machine
-from .clients import answer, begin, request
+from .clients import answer, begin
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
@@ -24,8 +24,9 @@ START_SECONDS = 60
 class Server:
     """A server process that is being measured."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, *, secure: bool = False) -> None:
         self.process = process
+        self._secure = secure
         self.pid = process.pid
         self.port = port
 
@@ -40,11 +41,11 @@ class Server:
 
     def get(self, path: str, timeout: float = 120, **headers: str) -> str:
         """Fetch a page of the server and return its body."""
-        return request(self.port, path, headers, timeout)
+        return answer(begin(self.port, path, headers, timeout, secure=self._secure))
 
     def begin(self, path: str, timeout: float = 120) -> Any:
         """Ask for a page that ``end()`` fetches later."""
-        return begin(self.port, path, {}, timeout)
+        return begin(self.port, path, {}, timeout, secure=self._secure)
 
     def end(self, begun: Any) -> None:
         """Wait for the answer to ``begin()``."""
@@ -67,7 +68,7 @@ def server(kind: str, application: str, **environment: str) -> Iterator[Server]:
         text=True,
     )
     try:
-        running = Server(process, _port(process))
+        running = Server(process, _port(process), secure="BENCHMARK_TLS" in environment)
         wait_for_port(running.port)  # Granian says it a moment before.
         running.get("/warm-up/")
         yield running
