@@ -33,6 +33,10 @@ def measure(context: Context) -> Iterator[Result]:
             private = private_kb(server, "/idle/private/", count, context.login)
         with context.project(kind) as server:
             follower = private_kb(server, "/follow/", count)
+        with context.project(kind, BENCHMARK_PLAIN="1") as server:
+            plain = private_kb(server, "/follow/open/", count)
+        what = "idle follower, no middleware, nobody asked"
+        yield Result(what, name, plain, bare, "kB", 1.5)
         yield Result("idle stream", name, idle, bare, "kB", 2.5, 2)
         yield Result("idle stream, session login", name, private, bare, "kB", 2.5, 2)
         yield Result("idle follower", name, follower, idle, "kB", 1.2, note="beside an idle stream")

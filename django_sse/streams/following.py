@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -152,8 +151,7 @@ class Following(Sending):
             overflow=self.overflow,
             limit=conf.outbox_limit if self.outbox_limit is None else self.outbox_limit,
             client=self._client,
-            on_overflow=partial(self.end, "overflow"),
-            on_lost=self._start_anew,
+            owner=self,
         )
         seen = None if anew else self.last_event_id or None
         rewind = await self.get_rewind()
@@ -172,9 +170,9 @@ class Following(Sending):
         try:
             await self._subscription.join()
         except HistoryLost:
-            self._start_anew()
+            self.start_anew()
 
-    def _start_anew(self) -> None:
+    def start_anew(self) -> None:
         """Tell the client that events were lost: by ``reset`` and a snapshot, where that is possible."""
         if self.close_reason is not None:
             return

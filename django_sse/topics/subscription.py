@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from typing import Protocol
 
 from django_sse.brokers.base import EventId
 from django_sse.connection.outbox import HIGH_WATER, Outbox, body_message
@@ -25,6 +26,16 @@ _NOTHING: deque[Piece] = deque()
 PAGE = 200
 
 
+class Owner(Protocol):
+    """What a subscription asks of its stream."""
+
+    def end(self, reason: str) -> None:
+        """End the stream: its client is too slow."""
+
+    def start_anew(self) -> None:
+        """Begin again: events were lost."""
+
+
 class Subscription:
     """The topics of one connection. Its messages are first held, then replayed, then live.
 
@@ -41,9 +52,8 @@ class Subscription:
         "_joining",
         "_limit",
         "_live",
-        "_on_lost",
-        "_on_overflow",
         "_overflow",
+        "_owner",
         "_page",
         "_told",
         "backlog",
@@ -60,14 +70,11 @@ class Subscription:
         overflow: str,
         limit: int,
         client: str | None,
-        on_overflow: Callable[[], None],
-        on_lost: Callable[[], None],
+        owner: Owner,
     ) -> None:
         """Belong to one connection; ``limit`` is the bytes that may wait for it.
 
         ``client`` is the id of its page, if it has one.
-
-        ``on_overflow`` and ``on_lost`` are called when the client is too slow, and when events were lost.
         """
         self.outbox = outbox
         self.backlog: Backlog | None = None
@@ -76,8 +83,7 @@ class Subscription:
         self.cursor = EventId(0, 0)
         self._overflow = overflow
         self._limit = limit
-        self._on_overflow = on_overflow
-        self._on_lost = on_lost
+        self._owner = owner
         self._hub: Hub | None = None
         self._cohort: Cohort | None = None
         # Messages that the broker had stored and that are not sent yet.
@@ -221,7 +227,7 @@ class Subscription:
     def give_up(self) -> None:
         """End the connection. The client loses nothing if it reconnects and resumes."""
         self.close()
-        self._on_overflow()
+        self._owner.end("overflow")
 
     def fail(self) -> None:
         """Log the error that is being handled, and end the connection.
@@ -234,7 +240,7 @@ class Subscription:
 
     def lose(self) -> None:
         """Note that the broker lost messages between the last one and the next."""
-        self._on_lost()
+        self._owner.start_anew()
 
     def close(self, *, keep: bool = False) -> None:
         """Leave the hub. With ``keep``, put the messages that still wait into the outbox."""
