@@ -67,6 +67,14 @@ def memory_kb(pid: int) -> tuple[int, int]:
     return private, resident
 
 
+def kernel_kb() -> int:
+    """Return what the kernel of the machine holds in its slabs, in kB: sockets among others."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("Slab:"):
+            return int(line.split()[1])
+    raise RuntimeError("/proc/meminfo has no Slab.")
+
+
 def threads(pid: int) -> int:
     """Return how many threads a process has at the moment."""
     return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())

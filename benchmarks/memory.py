@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from statistics import median
 
+from . import machine
 from .clients import Swarm, settle
 from .context import SERVERS, Context
 from .explain import explain
@@ -35,8 +36,13 @@ def measure(context: Context) -> Iterator[Result]:
             follower = private_kb(server, "/follow/", count)
         with context.project(kind, BENCHMARK_PLAIN="1") as server:
             plain = private_kb(server, "/follow/open/", count)
+            kernel = machine.kernel_kb()
+            with Swarm() as swarm:
+                swarm.open(server.port, "/follow/open/", count)
+                kernel = machine.kernel_kb() - kernel
         what = "idle follower, no middleware, nobody asked"
-        yield Result(what, name, plain, bare, "kB", 1.5)
+        note = f"and {kernel / count:.1f} kB of the kernel, the client's end included"
+        yield Result(what, name, plain, bare, "kB", 1.5, note=note)
         yield Result("idle stream", name, idle, bare, "kB", 2.5, 2)
         yield Result("idle stream, session login", name, private, bare, "kB", 2.5, 2)
         yield Result("idle follower", name, follower, idle, "kB", 1.2, note="beside an idle stream")
