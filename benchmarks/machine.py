@@ -68,7 +68,7 @@ def memory_kb(pid: int) -> tuple[int, int]:
 
 
 def kernel_kb() -> int:
-    """Return what the kernel of the machine holds in its slabs, in kB: sockets among others."""
+    """Return what the kernel of the machine holds in its slabs, sockets among others, in kB."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("Slab:"):
             return int(line.split()[1])
