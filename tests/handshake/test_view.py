@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from rest_framework.negotiation import DefaultContentNegotiation
 
 from django_sse import SSEView
+from django_sse.connection.roster import roster
 from django_sse.testing import connect
 
 
@@ -61,3 +63,30 @@ async def test_fault_before_the_negotiation_is_told_as_it_is(
     [record] = [it for it in caplog.records if it.levelname == "ERROR"]
     assert record.exc_info is not None
     assert repr(record.exc_info[1]) == "RuntimeError('the negotiation is broken')"
+
+
+class Follower(SSEView):
+    topics = ["a"]
+
+
+async def test_streams_of_a_class_share_the_names_of_their_attributes() -> None:
+    view = Follower.as_view()
+    others = [Follower() for _ in range(20)]  # They open at once, and have nothing yet.
+    async with connect(view) as stream:
+        await stream.receive_block()
+        [it] = [it for it in roster.streams() if isinstance(it, Follower)]
+        # A dict of its own has more than a kilobyte.
+        assert sys.getsizeof(vars(it)) < 500, list(vars(it))
+    assert not any(vars(other) for other in others)
+
+
+async def test_what_a_stream_lets_go_of_can_still_be_asked_for() -> None:
+    async with connect(Follower.as_view(), headers={"X-Mine": "yes"}) as stream:
+        await stream.receive_block()
+        [it] = [it for it in roster.streams() if isinstance(it, Follower)]
+        kept = vars(it.request._request)
+        assert "headers" not in kept
+        assert "GET" not in kept
+        assert it.request.headers["X-Mine"] == "yes"
+        assert it.request.GET == {}
+        assert it.last_event_id is None
