@@ -326,7 +326,9 @@ def _share_keys(view: type[Handshake]) -> None:
         _shared.add(view)
         first = view.__new__(view)
         for name in _KEYS:
-            object.__setattr__(first, name, None)
+            # Not where a project's view has put a property in its place.
+            if not hasattr(getattr(view, name, None), "__set__"):
+                object.__setattr__(first, name, None)
 
 
 def _as_json(error: Exception) -> APIException:

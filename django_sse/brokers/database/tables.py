@@ -41,8 +41,8 @@ CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (numb
 CREATE TABLE IF NOT EXISTS django_sse_once (
     name text COLLATE "C" PRIMARY KEY, number bigint NOT NULL);
 CREATE INDEX IF NOT EXISTS django_sse_once_number ON django_sse_once (number);
-CREATE TABLE IF NOT EXISTS django_sse_state (
-    id smallint PRIMARY KEY, epoch bigint NOT NULL, origin text)
+CREATE TABLE IF NOT EXISTS django_sse_state (id smallint PRIMARY KEY, epoch bigint NOT NULL);
+ALTER TABLE django_sse_state ADD COLUMN IF NOT EXISTS origin text
 """
 _SQLITE = """
 CREATE TABLE IF NOT EXISTS django_sse_pending (
