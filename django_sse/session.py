@@ -60,6 +60,8 @@ class Session(Handshake):
     _lane: Lane | None = None
     # The response's start, until it is sent.
     _start: Any = None
+    # Whether it was counted as opened, and is to be counted as closed.
+    _begun: bool = False
     _released: bool = False
     # Whether stream_opened was sent, so that stream_closed is due; and the task that sends it.
     _announced: bool = False
@@ -177,6 +179,7 @@ class Session(Handshake):
         outbox.flush()
         self._start_timers()
         self._life = loop.create_task(self.live(), context=self._context)
+        self._begun = True
         counters.opened += 1
         shutdown.watch(loop)
         shutdown.ask(loop, server)
@@ -222,8 +225,8 @@ class Session(Handshake):
         if self._life is not None:
             self._life.cancel()
             await asyncio.wait([self._life], timeout=GOODBYE_SECONDS)
-            if self._life.done() and (cleaning := self._clean()):
-                await asyncio.wait([cleaning], timeout=GOODBYE_SECONDS)
+        if (self._life is None or self._life.done()) and (cleaning := self._clean()):
+            await asyncio.wait([cleaning], timeout=GOODBYE_SECONDS)
 
     async def _say_goodbye(self) -> None:
         """Send the events that wait, and the end, for as long as a server that ends waits for it."""
@@ -247,7 +250,7 @@ class Session(Handshake):
             if self._lane is not None:
                 pool.give_back(self._lane)
                 self._lane = None
-            if self._life is not None:
+            if self._begun:
                 counters.closed[str(self.close_reason)] += 1
             roster.leave(self)
             self._let_go()

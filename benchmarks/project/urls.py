@@ -17,6 +17,7 @@ urlpatterns = [
     path("trace/report/", trace.report),
     path("ordinary/", views.Ordinary.as_view()),
     path("own/", views.own),
+    path("known/", views.known),
     path("cursor/", views.cursor),
     sse_path("idle/", streams.Idle),
     sse_path("idle/open/", streams.OpenIdle),

@@ -75,7 +75,7 @@ def last_event_id(request: Request) -> str | None:
     if header is not None:
         # Browsers send UTF-8; Django reads every header as Latin-1.
         return str(header).encode("latin-1").decode("utf-8", "replace")
-    if not request.META.get("QUERY_STRING") and "GET" not in vars(request._request):
+    if not request.META.get("QUERY_STRING") and "GET" not in request._request.__dict__:
         return None  # slim() has let go of it, and what it is made of is empty.
     return _queried_id(request.GET)
 
@@ -112,11 +112,13 @@ def slim(request: Any) -> None:
             setattr(holder, name, empty)
     # What is made of the request's META is made again where it is asked for. What a middleware has
     # put in its place stays.
-    if type(inner.__dict__.get("headers")) is HttpHeaders:
-        del inner.headers
-    query = inner.__dict__.get("GET")
-    if type(query) is QueryDict and not query and not inner.META.get("QUERY_STRING"):
-        del inner.GET
+    with suppress(AttributeError):
+        made = inner.__dict__
+        if type(made.get("headers")) is HttpHeaders:
+            del made["headers"]
+        query = made.get("GET")
+        if type(query) is QueryDict and not query and not inner.META.get("QUERY_STRING"):
+            del made["GET"]
     for holder, name in (
         (inner, "_messages"),
         (inner, "_parsed_accept_list"),

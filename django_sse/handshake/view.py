@@ -309,7 +309,7 @@ class Handshake(APIView, Stream):
 _KEYS = (
     *("args", "kwargs", "headers", "user_before", "_negotiator", "format_kwarg", "request"),
     *("_topics", "_has_topics", "_connected", "_lane", "_context", "_start"),
-    *("scope", "event_loop", "opened_at", "_server", "_outbox", "_life", "_watch"),
+    *("scope", "event_loop", "opened_at", "_server", "_outbox", "_life", "_begun", "_watch"),
     *("_pulse", "_announced", "_subscription", "_rewinds", "subscribed", "resumed"),
 )
 _shared: weakref.WeakSet[type] = weakref.WeakSet()
