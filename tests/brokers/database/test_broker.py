@@ -225,6 +225,37 @@ async def test_events_of_transactions_are_trimmed_too(
     await rows_until(project, 105)
 
 
+async def test_what_many_publish_without_a_pause_is_trimmed_too(
+    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "GRACE", 0.1)
+    monkeypatch.setattr(writer, "PATIENCE", 0.2)
+    project = make_project(HISTORY=5)
+    published = 0
+    goes_on = True
+
+    def keep_on() -> None:
+        nonlocal published
+        while goes_on:
+            project.broker.publish(["a"], b"", timeout=TIMEOUT)
+            published += 1
+
+    # So many that some wait whenever a transaction ends.
+    publishers = [threading.Thread(target=keep_on) for _ in range(300)]
+    for publisher in publishers:
+        publisher.start()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            rows = published
+            while published - rows < 500:
+                await asyncio.sleep(0.1)
+                [[rows]] = await project.execute("SELECT count(*) FROM django_sse_event")
+    finally:
+        goes_on = False
+        for publisher in publishers:
+            await asyncio.to_thread(publisher.join)
+
+
 async def test_a_burst_is_kept_until_listeners_had_time_to_read_it(
     make_project: Callable[..., Project],
 ) -> None:
