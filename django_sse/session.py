@@ -88,15 +88,20 @@ class Session(Handshake):
 
     def _start_timers(self) -> None:
         assert self.event_loop is not None
-        period = self.recheck_period
-        period = conf.recheck_period if isinstance(period, FromSettings) else _seconds(period)
-        if period:
+        if period := self._recheck_seconds():
             self._timers().check_every(period, self._check_again)
-        if duration := _seconds(self.max_duration):
+        if duration := self._duration_seconds():
             # A random part spreads the ends of many streams that began at once.
             duration *= random.uniform(0.9, 1.0)  # noqa: S311
             moment = self.event_loop.time() + duration
             self._timers().end_at(moment, partial(self.end, "expired"))
+
+    def _recheck_seconds(self) -> float | None:
+        period = self.recheck_period
+        return conf.recheck_period if isinstance(period, FromSettings) else _seconds(period)
+
+    def _duration_seconds(self) -> float | None:
+        return _seconds(self.max_duration)
 
     async def _check_again(self) -> None:
         try:

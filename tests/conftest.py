@@ -31,6 +31,7 @@ SLOW = (
     "integration/monitoring/test_doctor.py",
     "integration/monitoring/test_sse_stats.py",
     "integration/nginx",
+    "integration/page",
     "integration/proxies",
     "integration/test_browser.py",
     "integration/test_servers.py",

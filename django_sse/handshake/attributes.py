@@ -24,6 +24,7 @@ from django_sse.wire.serialization import check_serializer
 
 #: The attributes that are checked. A new one also gets a branch in ``check_attributes()``.
 CHECKED = (
+    "browsable",
     "groups",
     "heartbeat",
     "max_connections_per_user",
@@ -125,6 +126,8 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
         elif attribute == "renderer_class":
             if not isinstance(value, FromSettings):
                 check_renderer(where, value)
+        elif attribute == "browsable" and value not in (None, False, True):
+            raise ImproperlyConfigured(f"{where} must be True, False or None, got {value!r}.")
         elif attribute == "groups" and value:
             check_groups(where, value)
         elif attribute == "heartbeat":

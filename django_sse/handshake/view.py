@@ -37,6 +37,7 @@ from django_sse.wire.events import CONTENT_TYPE
 
 from .asking import asks_nobody
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
+from .page import page_renderers, page_response, shows_page
 from .request import BodyTooLarge, load
 from .response import Connection, EventStreamResponse, current_exchange
 from .turns import mark
@@ -116,6 +117,9 @@ class Handshake(APIView, Stream):
 
     http_method_names = ["get", "head", "options"]
     renderer_classes = [EventStreamRenderer]
+    #: Whether a browser that opens the stream's address gets a page that shows its events. ``None``
+    #: is yes where DRF's ``BrowsableAPIRenderer`` is among the default renderers.
+    browsable: bool | None = None
 
     # Whether connect() has returned, so that disconnect() is due.
     _connected: bool = False
@@ -183,6 +187,8 @@ class Handshake(APIView, Stream):
                     response = await sync_to_async(self._admit)(request, *args, **kwargs)
                     if response is not None:
                         return response
+                if shows_page(self.request):
+                    return await self._show_page(request)
                 try:
                     take_place(self, self.request)
                 except ComeBackLater as refusal:
@@ -216,6 +222,27 @@ class Handshake(APIView, Stream):
         except BaseException as error:
             await self.abandon("client" if isinstance(error, asyncio.CancelledError) else "error")
             raise
+
+    async def _show_page(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer with the page, where ``connect()`` does not refuse the stream itself."""
+        try:
+            if "get" in self.http_method_names:
+                exchange = current_exchange.get()
+                if exchange is not None:
+                    exchange.end_turn()
+                try:
+                    await self.connect()
+                    self._connected = True
+                    await self.prepare()
+                except StreamFinished:
+                    pass  # The page tells it, once it has asked for the stream.
+            check_headers(type(self), self.headers)
+            response = await sync_to_async(page_response)(self)
+        except Exception as error:
+            await self.abandon("error")
+            return await sync_to_async(self._refuse)(error)
+        await self.abandon("completed")
+        return response
 
     def _admit_at_once(self, request: HttpRequest, *args: Any, **kwargs: Any) -> bool:
         """Do what ``_admit()`` does, on the event loop; return False where that has to do it."""
@@ -251,7 +278,8 @@ class Handshake(APIView, Stream):
         if login_demanded(request) and not is_authenticated(self.request.user):
             self.permission_denied(self.request)
         method = str(self.request.method).lower()
-        if method not in self.http_method_names:
+        # A browser opens the page by GET, also where the stream itself answers a POST.
+        if method not in self.http_method_names and not shows_page(self.request):
             self.http_method_not_allowed(self.request, *args, **kwargs)
         if method == "options":
             return self._final(self.options(self.request, *args, **kwargs))
@@ -266,6 +294,8 @@ class Handshake(APIView, Stream):
     def _final(self, response: HttpResponseBase) -> HttpResponseBase:
         check_headers(type(self), self.headers)
         self.headers = {**self.default_response_headers, **self.headers}
+        if shows_page(self.request):
+            self.headers.setdefault("Vary", "Accept")
         # DRF takes any response of Django's here, and its stubs its own only.
         final: Any = response
         return self.finalize_response(self.request, final, *self.args, **self.kwargs)
@@ -288,14 +318,21 @@ class Handshake(APIView, Stream):
     def perform_content_negotiation(
         self, request: Request, force: bool | None = False
     ) -> tuple[BaseRenderer, str]:
-        """Refuse with 406 a client that does not accept event streams; errors are rendered as JSON."""
-        media_type = JSONRenderer.media_type
+        """Refuse with 406 a client that accepts neither an event stream nor, as a browser, its page.
+
+        Errors are rendered as JSON, and as a page of DRF's browsable API for who gets the page.
+        """
+        renderer: BaseRenderer = JSONRenderer()
+        media_type = renderer.media_type
         if not force and request.method != "OPTIONS":
+            pages = page_renderers(self, request)
             # Keep the parameters of the media type: AcceptHeaderVersioning looks for one.
-            _, media_type = self.get_content_negotiator().select_renderer(
-                request, [EventStreamRenderer()], self.format_kwarg
+            chosen, media_type = self.get_content_negotiator().select_renderer(
+                request, [EventStreamRenderer(), *pages], self.format_kwarg
             )
-        return JSONRenderer(), media_type
+            if chosen in pages:
+                renderer = chosen
+        return renderer, media_type
 
     def raise_uncaught_exception(self, exc: Exception) -> Any:
         """Let Django's error handling see what DRF's exception handler did not answer."""

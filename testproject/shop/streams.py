@@ -58,10 +58,11 @@ class Generate(SSEView):
     """Send a prompt back word by word, as a language model's answer arrives."""
 
     http_method_names = ["post", "options"]
+    serializer_class = PromptSerializer  # for the form of the stream's page
     pause = 0.08  # seconds between two words
 
     async def connect(self) -> None:
-        prompt = PromptSerializer(data=self.request.data)
+        prompt = self.serializer_class(data=self.request.data)
         prompt.is_valid(raise_exception=True)
         self.prompt: str = prompt.validated_data["prompt"]
 

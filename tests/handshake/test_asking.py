@@ -78,7 +78,7 @@ async def test_policies_run_in_a_thread_unless_they_ask_nobody(
 
 async def test_who_is_refused_by_an_open_view_gets_its_answer() -> None:
     for method, headers, status in (
-        ("GET", {"Accept": "text/html"}, 406),
+        ("GET", {"Accept": "application/json"}, 406),
         ("PUT", {}, 405),
         ("OPTIONS", {}, 200),
         ("HEAD", {}, 200),

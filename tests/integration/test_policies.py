@@ -180,7 +180,7 @@ async def test_exception_handler_of_the_project_is_used(application: Make) -> No
         ("text/event-stream", 200),
         ("application/json, text/event-stream", 200),
         ("application/json", 406),
-        ("text/html", 406),
+        ("image/png, text/plain", 406),
     ],
 )
 async def test_who_does_not_accept_a_stream_gets_406(

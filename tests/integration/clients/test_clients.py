@@ -13,9 +13,8 @@ from playwright.sync_api import Page, Route, expect
 from tests.docs.pages import ROOT, blocks
 from tests.project.journal import Journal
 from tests.support.browser import open_page
+from tests.support.npm import install
 from tests.support.servers import Server
-
-from .npm import install
 
 #: The pages and scripts of the documentation.
 CLIENTS = ROOT / "docs" / "clients.md"
@@ -27,7 +26,7 @@ FETCH = "@microsoft/fetch-event-source/lib/esm"
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(tmp_path_factory.mktemp("npm"))
+    return install(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
