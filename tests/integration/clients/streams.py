@@ -14,6 +14,8 @@ from django_sse import ServerSentEvent, SSEView, StreamFinished, publish, sse_pa
 from tests.docs.pages import ROOT, blocks
 from tests.project.journal import record
 
+from . import tricky
+
 
 class BadGateway(APIException):
     """What a proxy answers while its server restarts."""
@@ -85,6 +87,7 @@ class Board(View):
 
 
 urlpatterns = [
+    *tricky.urlpatterns,
     sse_path("scripted/", Scripted),
     sse_path("orders/", News, name="order-events"),
     path("orders/rename/", Board.as_view()),
