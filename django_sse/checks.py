@@ -20,7 +20,7 @@ from .conf import DEFAULTS, PARSERS
 from .topics.rendering import default_renderer_class
 
 #: The hint for a wrong value; the error itself says the unit and what is allowed.
-DOCS = "The settings table of the README, which is on PyPI too, has all of them."
+DOCS = "The settings table in docs/settings.md has all of them, with units and defaults."
 
 #: The id of the error for each setting.
 IDS = {

@@ -36,6 +36,9 @@ _REFUSED = (
     ReadOnlyError,
 )
 
+#: The remedy where nothing listens at the broker's address.
+START_REDIS = 'Start Redis, or correct DJANGO_SSE["BROKER"]["LOCATION"].'
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -74,6 +77,8 @@ class Attempt:
                 ". This is a Redis Cluster, which is not supported: use one server, or Sentinel "
                 "with an address that follows the master."
             )
+        elif is_refused(cause):
+            text += f". {START_REDIS}"
         return text
 
 
@@ -99,6 +104,11 @@ def pauses() -> Iterator[float]:
     while True:
         yield random.uniform(limit / 2, limit)  # noqa: S311 - no secret
         limit = min(limit * 2, 2.0)
+
+
+def is_refused(error: Exception) -> bool:
+    """Return whether nothing listens at the address, so that Redis does not run, or elsewhere."""
+    return isinstance(error.__cause__ or error.__context__, ConnectionRefusedError)
 
 
 def in_words(error: Exception) -> str:

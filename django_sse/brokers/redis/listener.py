@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from django_sse.brokers.base import FIRST, EventId, Listener, Message
 from django_sse.exceptions import BrokerError, HistoryLost
 
-from .attempts import AWAY, in_words, pauses
+from .attempts import AWAY, START_REDIS, in_words, is_refused, pauses
 from .connections import Connections, Connector, LoopConnection
 from .history import History, Known
 from .policy import evicting_policy, eviction_text
@@ -172,7 +172,8 @@ class RedisListener(Listener):
             except AWAY as error:
                 # Warn once each time that Redis goes away, and not for each attempt.
                 log = logger.debug if self._away else logger.warning
-                log("Not connected to Redis, trying again: %s", in_words(error))
+                hint = f" {START_REDIS}" if is_refused(error) else ""
+                log("Not connected to Redis, trying again: %s%s", in_words(error), hint)
                 self._away = True
             except Exception:
                 # Go on also after an unexpected error. Otherwise all streams would silently get

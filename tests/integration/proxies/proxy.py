@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -175,6 +175,16 @@ PROGRAMS = {
 }
 
 
+#: nginx with the configuration of the first deployment.
+DEPLOYED = replace(
+    PROGRAMS["nginx"],
+    example="deployment/nginx.conf",
+    own={"server web:8000;": "server {host}:{upstream};", "listen 80;": "listen {host}:{port};"},
+    impatient={},
+    tls={},
+)
+
+
 class Proxy:
     """``with Proxy("haproxy", directory, server.port):`` serves the documented configuration.
 
@@ -184,7 +194,7 @@ class Proxy:
 
     def __init__(
         self,
-        name: str,
+        name: str | Program,
         directory: Path,
         upstream: int,
         *,
@@ -194,8 +204,8 @@ class Proxy:
         arguments: Sequence[str] = (),
         certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        program = PROGRAMS[name]
-        self.name = name
+        program = name if isinstance(name, Program) else PROGRAMS[name]
+        self.name = program.binary
         self.directory = directory
         self.port = free_port()
         directory.mkdir()
