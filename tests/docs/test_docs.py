@@ -392,10 +392,13 @@ def test_quick_start_reaches_the_streams_of_all_processes_from_everywhere(pasted
     order = "from shop.models import Order; Order.objects.create(item='{}', total='1.00')"
     with serving(project, "uvicorn", "--workers", "2") as client, ExitStack() as stack:
         readers, ids = [], []
-        # As many that each of the two workers has some of them.
-        for _ in range(8):
-            opened = httpx.stream("GET", f"{client.base_url}/orders/events/", timeout=SECONDS)
-            readers.append(Reader(stack.enter_context(opened)))
+        # As many that each of the two workers has some of them. One may start late.
+        for _ in range(5):
+            for _ in range(8):
+                opened = httpx.stream("GET", f"{client.base_url}/orders/events/", timeout=SECONDS)
+                readers.append(Reader(stack.enter_context(opened)))
+            if len(json.loads(project.manage("sse_stats", "--json"))["processes"]) == 2:
+                break
         project.manage("shell", "-v", "0", "-c", order.format("from a shell"))
         project.manage("sse_publish", "orders", '{"item": "from a command"}', "--event", "created")
         project.run("-m", "shop.tasks")
