@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench compat clean
+.PHONY: help demo test check bench compat docs screenshots clean
 
 help: ## say what there is
 	@echo "make demo    serve the demo shop with Daphne on http://127.0.0.1:$(PORT)/"
@@ -19,6 +19,7 @@ help: ## say what there is
 	@echo "make check   lint, formatting, types, the direction of imports, Django's checks, missing migrations"
 	@echo "make bench   measure beside a bare ASGI application"
 	@echo "make compat  try streams beside other packages, in $(COMPAT_VENV) (ARGS=sentry: rows with that in their name)"
+	@echo "make docs    build the documentation as a site, in dist/site (make screenshots renews its pictures)"
 	@echo "make clean   remove $(VENV), the database of the demo, and what tools have left behind"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT), WORKERS=$(WORKERS) (tests at once)"
@@ -44,6 +45,13 @@ check: $(VENV)/.dev ## lint, types and Django's checks
 
 bench: $(VENV)/.dev ## measure
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.dev ## build the site of the documentation
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "dist/site/index.html"
+
+screenshots: $(VENV)/.dev ## renew the pictures of the documentation
+	SCREENSHOTS=1 $(BIN)/python -m pytest -q tests/docs/test_screenshots.py
 
 # About thirty packages that nothing else needs, and so in an environment of their own.
 compat: $(COMPAT_VENV)/.compat ## try streams beside other packages

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from django.dispatch import Signal
 
-#: A stream has begun, with ``view``. Its headers are sent, and ``stream()`` starts after it.
 stream_opened = Signal()
+"""A stream has begun, with ``view``. Its headers are sent, and ``stream()`` starts after it."""
 
-#: A stream has ended, with ``view``, ``reason`` (its ``close_reason``) and ``duration`` (seconds).
-#: Sent after ``disconnect()``.
 stream_closed = Signal()
+"""A stream has ended, with ``view``, ``reason`` (its ``close_reason``) and ``duration`` (seconds).
+
+Sent after ``disconnect()``.
+"""
