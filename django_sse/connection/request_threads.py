@@ -61,8 +61,9 @@ class RequestThread(Executor):
         worker, self._worker = self._worker, None
         if worker is None:
             return
-        running = [asyncio.wrap_future(future) for future in tuple(self._running)]
+        # First of all: a thread that is not told waits for ever.
         worker.calls.put(None)
+        running = [asyncio.wrap_future(future) for future in tuple(self._running)]
         if running:
             await asyncio.wait(running)
 

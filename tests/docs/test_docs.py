@@ -324,6 +324,7 @@ def test_readme_is_short() -> None:
 def test_quick_start_works_when_pasted(pasted: Pasted, tmp_path: Path) -> None:
     # Of its own: another test makes orders.
     project = Project(tmp_path / "quick-start", pasted(README))
+    project.manage("flush", "--no-input")
     [command] = re.findall(
         r'^\$ python (manage.py shell -c ".*")$', README.read_text(), re.MULTILINE
     )
