@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from .exceptions import SSEError as SSEError
     from .exceptions import StreamClosed as StreamClosed
     from .exceptions import StreamFinished as StreamFinished
+    from .exceptions import UndeclaredEvent as UndeclaredEvent
     from .monitoring.metrics import stats as stats
     from .routing import sse_path as sse_path
     from .signals import stream_closed as stream_closed
     from .signals import stream_opened as stream_opened
+    from .topics.declarations import Topic as Topic
     from .topics.orders import aclose_streams as aclose_streams
     from .topics.orders import close_streams as close_streams
     from .topics.publishing import alatest_event_id as alatest_event_id
@@ -60,6 +62,8 @@ _HOMES = {
     "stream_opened": "signals",
     "StreamClosed": "exceptions",
     "StreamFinished": "exceptions",
+    "Topic": "topics.declarations",
+    "UndeclaredEvent": "exceptions",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, which are unpacked here

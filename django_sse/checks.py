@@ -12,11 +12,13 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import get_commands
+from django.urls import get_resolver
 
 from .brokers import broker_class
 from .brokers.base import BROKERS
 from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
+from .topics.declarations import declared_topics, declaring
 from .topics.rendering import default_renderer_class
 
 #: The hint for a wrong value; the error itself says the unit and what is allowed.
@@ -40,6 +42,7 @@ IDS = {
     "RENDERER": "django_sse.E019",
     "BASE_URL": "django_sse.E020",
     "MAX_HANDSHAKES": "django_sse.E021",
+    "CHECK_EVENTS": "django_sse.E022",
 }
 
 
@@ -140,6 +143,34 @@ def check_broker(
             )
         )
     return found
+
+
+@register()
+def check_declared_events(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find events that are declared with a type that has no serializer."""
+    hint = "Register one with @serializes(…) in an app's serializers.py, or name it in the view's serializer_classes."
+    found = [(it._declaration, it.serializer_classes) for it in _declaring_views()]
+    found += [(it, {}) for it in declared_topics.values()]
+    return [
+        Error(
+            f"{declaration.owner}.events: no serializer for {events}.",
+            hint=hint,
+            id="django_sse.E023",
+        )
+        for declaration, overrides in found
+        if (events := ", ".join(declaration.without_serializer(overrides)))
+    ]
+
+
+def _declaring_views() -> list[Any]:
+    try:
+        # Views are known once they are imported.
+        get_resolver().url_patterns  # noqa: B018
+    except Exception:
+        return []  # Django's own checks report it.
+    return sorted(declaring, key=lambda view: view.__qualname__)
 
 
 @register()

@@ -81,6 +81,17 @@ def _seconds(name: str) -> Callable[[Any], float]:
     return parse
 
 
+def _bool(name: str) -> Callable[[Any], bool]:
+    def parse(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ImproperlyConfigured(
+                f'DJANGO_SSE["{name}"] must be True, False or None, got {value!r}.'
+            )
+        return value
+
+    return parse
+
+
 def _or_none(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def parse_or_none(value: Any) -> Any:
         return None if value is None else parse(value)
@@ -161,6 +172,7 @@ DEFAULTS: dict[str, Any] = {
     "SEND_TIMEOUT": 60,
     "DRAIN_SECONDS": 5,
     "RECHECK_PERIOD": None,
+    "CHECK_EVENTS": None,
     "MAX_HANDSHAKES": 20,
     "MAX_CONNECTIONS": None,
     "MAX_CONNECTIONS_PER_ADDRESS": None,
@@ -182,6 +194,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "SEND_TIMEOUT": _seconds("SEND_TIMEOUT"),
     "DRAIN_SECONDS": _seconds("DRAIN_SECONDS"),
     "RECHECK_PERIOD": _or_none(_seconds("RECHECK_PERIOD")),
+    "CHECK_EVENTS": _or_none(_bool("CHECK_EVENTS")),
     "MAX_HANDSHAKES": _or_none(_whole("MAX_HANDSHAKES", "handshakes")),
     "MAX_CONNECTIONS": _or_none(_whole("MAX_CONNECTIONS", "streams")),
     "MAX_CONNECTIONS_PER_ADDRESS": _or_none(_whole("MAX_CONNECTIONS_PER_ADDRESS", "streams")),
@@ -255,6 +268,11 @@ class Conf:
     def recheck_period(self) -> float | None:
         """The seconds after which a stream's user is checked again; ``None`` is never."""
         return self.get("RECHECK_PERIOD")  # type: ignore[no-any-return]
+
+    @property
+    def check_events(self) -> bool | None:
+        """Whether events are held to their declarations; ``None`` is with ``DEBUG`` and in tests."""
+        return self.get("CHECK_EVENTS")  # type: ignore[no-any-return]
 
     @property
     def max_handshakes(self) -> int | None:

@@ -44,6 +44,25 @@ class SerializerNotFound(SSEError, LookupError):
         self.view = view
 
 
+class UndeclaredEvent(SSEError, TypeError):
+    """Raised when an event is sent or published that the view's or the topic's ``events`` do not have.
+
+    ``event`` is its name, ``type`` the type of its data, ``view`` the class of the stream, and
+    ``topic`` the topic where it was published; one of these is ``None``. Raised with ``DEBUG``, in
+    tests, and where ``DJANGO_SSE["CHECK_EVENTS"]`` says so.
+    """
+
+    def __init__(
+        self, message: str, *, event: str | None, type: type, view: type | None, topic: str | None
+    ) -> None:
+        """Take the text, the event's name, the type of its data, and where it was declared."""
+        super().__init__(message)
+        self.event = event
+        self.type = type
+        self.view = view
+        self.topic = topic
+
+
 class StreamClosed(SSEError):
     """Raised by ``send()`` when the stream has ended: the client left, or the stream was closed.
 

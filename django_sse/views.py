@@ -17,11 +17,12 @@ from .session import Session
 from .streams.following import Following
 from .streams.groups import Grouped, handler_names
 from .streams.heartbeats import Beating
-from .streams.sending import coroutine_or_generator
+from .streams.sending import T, coroutine_or_generator
+from .topics.declarations import Declaration, declaring
 from .topics.exclusion import client_of
 
 
-class SSEView(Session, Following, Beating, Grouped):
+class SSEView(Session, Following[T], Beating[T], Grouped):
     """A stream of events: routed with ``sse_path()``, one instance for each connection.
 
     Any policy attribute and hook of DRF's ``APIView`` applies to the handshake. Subclasses define
@@ -39,6 +40,10 @@ class SSEView(Session, Following, Beating, Grouped):
         check_hooks(cls, SSEView)
         check_attributes(cls.__qualname__, {name: getattr(cls, name) for name in CHECKED})
         cls._handlers = handler_names(cls, SSEView)
+        cls._declaration = None
+        if cls.events is not None and not hasattr(cls.events, "__get__"):
+            cls._declaration = Declaration(cls.__qualname__, cls.events)
+            declaring.add(cls)
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
@@ -92,6 +97,7 @@ class SSEView(Session, Following, Beating, Grouped):
         self._own_retry()
         await self._prepare_groups()
         await self._prepare_topics()
+        self._hold_to_declarations(self._topics)
         if not self._has_topics and self._only_follows():
             raise ImproperlyConfigured(self._nothing_to_send())
 

@@ -16,6 +16,7 @@ from django_sse.exceptions import InvalidEvent, InvalidTopic
 from django_sse.streams.following import check_several_topics
 from django_sse.streams.groups import check_groups
 from django_sse.topics.backlog import OVERFLOWS
+from django_sse.topics.declarations import Declaration
 from django_sse.topics.publishing import check_topics
 from django_sse.topics.rendering import check_renderer
 from django_sse.wire.events import milliseconds
@@ -25,6 +26,7 @@ from django_sse.wire.serialization import check_serializer
 #: The attributes that are checked. A new one also gets a branch in ``check_attributes()``.
 CHECKED = (
     "browsable",
+    "events",
     "groups",
     "heartbeat",
     "max_connections_per_user",
@@ -128,6 +130,8 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
                 check_renderer(where, value)
         elif attribute == "browsable" and value not in (None, False, True):
             raise ImproperlyConfigured(f"{where} must be True, False or None, got {value!r}.")
+        elif attribute == "events" and value is not None:
+            Declaration(name, value)
         elif attribute == "groups" and value:
             check_groups(where, value)
         elif attribute == "heartbeat":

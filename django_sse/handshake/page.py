@@ -21,6 +21,7 @@ from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
 from django_sse.connection.users import is_authenticated
+from django_sse.topics.declarations import declared_topics, type_name
 from django_sse.wire.events import ServerSentEvent
 
 #: The template of the page. A project may have its own of this name.
@@ -187,6 +188,14 @@ def _about(view: Any) -> Iterator[tuple[str, list[str]]]:
     """Yield what a view says of itself: labels, and values for people."""
     if topics := view.followed_topics or tuple(view.topics):
         yield _("Topics"), list(topics)
+    declared = [view._declaration] if view._declaration else []
+    declared += [declared_topics[name] for name in topics if name in declared_topics]
+    if declared:
+        named = {name: it for part in declared for name, it in part.events.items()}
+        yield (
+            _("Events"),
+            [f"{name or _('without a name')}: {type_name(it)}" for name, it in named.items()],
+        )
     heartbeat = view._own_heartbeat()
     yield _("Heartbeat"), [_every(heartbeat.period) if heartbeat else _("off")]
     retry = view._own_retry()

@@ -18,12 +18,12 @@ from django_sse.topics.backlog import Overflow
 from django_sse.topics.publishing import check_topics
 from django_sse.topics.subscription import Subscription
 
-from .sending import Sending, coroutine_or_generator
+from .sending import Sending, T, coroutine_or_generator
 
 logger = logging.getLogger("django_sse")
 
 
-class Following(Sending):
+class Following(Sending[T]):
     """A stream that sends what is published to its topics."""
 
     #: Topics whose events the stream sends, once it follows them.

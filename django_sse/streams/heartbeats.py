@@ -20,7 +20,7 @@ from django_sse.monitoring.reports import log_error
 from django_sse.wire.events import ServerSentEvent
 from django_sse.wire.heartbeat import EventProvider, Heartbeat
 
-from .sending import Sending
+from .sending import Sending, T
 
 logger = logging.getLogger("django_sse")
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("django_sse")
 SLOTS = 64
 
 
-class Beating(Sending):
+class Beating(Sending[T]):
     """A stream with a heartbeat."""
 
     #: The heartbeat of this view; ``None`` turns it off. By default, the setting's.
@@ -118,6 +118,8 @@ class Beating(Sending):
 
     async def _send_beat(self, beat: ServerSentEvent) -> None:
         try:
+            if self._held:
+                self._beat = beat
             with suppress(StreamClosed):
                 await self.send(beat)
         except Exception as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
@@ -18,6 +18,13 @@ from django_sse.connection.outbox import HIGH_WATER
 from django_sse.connection.stream import Stream
 from django_sse.exceptions import StreamClosed
 from django_sse.monitoring.metrics import counters
+from django_sse.topics.declarations import (
+    Declaration,
+    Events,
+    check_event,
+    declared_topics,
+    events_are_checked,
+)
 from django_sse.topics.rendering import default_renderer_class
 from django_sse.wire.events import ServerSentEvent, check_fields, encode_fields
 from django_sse.wire.serialization import (
@@ -30,14 +37,38 @@ from django_sse.wire.serialization import (
 
 V = TypeVar("V")
 
+if TYPE_CHECKING:
+    from typing import Generic
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    T = TypeVarWithDefault("T", default=Any)
+
+    class Typed(Stream, Generic[T]):
+        """A stream that sends objects of certain types, for type checkers."""
+
+else:
+    T = TypeVar("T")
+
+    class Typed(Stream):
+        """A stream that sends objects of certain types: ``SSEView[Order]``, for type checkers alone."""
+
+        def __class_getitem__(cls, types: Any) -> type:
+            """Return the class itself."""
+            return cls
+
 
 def coroutine_or_generator(hook: Callable[[V], Coroutine[Any, Any, None]]) -> Callable[[V], Any]:
     """Let type checkers accept either where a subclass defines the hook."""
     return hook
 
 
-class Sending(Stream):
+class Sending(Typed[T]):
     """A stream that sends objects, which serializers turn into text."""
+
+    #: The events that the stream sends, by name: a type, a serializer class, or ``None`` for no
+    #: data. ``None`` in the place of the dict declares nothing.
+    events: ClassVar[Events | None] = None
 
     #: Serializer classes by type, before those of ``@serializes``.
     serializer_classes: ClassVar[Mapping[type, SerializerClass]] = {}
@@ -47,6 +78,11 @@ class Sending(Stream):
     renderer_class: type[BaseRenderer] = FROM_SETTINGS
 
     _writer: ObjectWriter | None = None
+    _declaration: ClassVar[Declaration | None] = None
+    # What events are held to; empty where they are not checked.
+    _held: tuple[Declaration, ...] = ()
+    # A heartbeat, which needs no declaration.
+    _beat: ServerSentEvent | None = None
 
     def get_serializer_context(self) -> dict[str, Any]:
         """Return the context that serializers are bound with, as in DRF."""
@@ -75,7 +111,7 @@ class Sending(Stream):
 
     async def send(
         self,
-        data: Any = None,
+        data: T | ServerSentEvent | str | None = None,
         event: str | None = None,
         id: str | None = None,
         retry: int | timedelta | None = None,
@@ -88,8 +124,10 @@ class Sending(Stream):
         way. All events of one turn of the event loop leave in one piece.
 
         Raises ``StreamClosed`` after the stream's end, ``InvalidEvent`` for fields that cannot be
-        sent, and ``SerializerNotFound``; nothing was sent then.
+        sent, ``SerializerNotFound``, and, where events are checked, ``UndeclaredEvent`` for one that
+        ``events`` does not have; nothing was sent then.
         """
+        beat = data is not None and data is self._beat
         if type(data) is not str and is_proxy(data):
             data = await self._behind(data)
         if isinstance(data, ServerSentEvent):
@@ -107,6 +145,8 @@ class Sending(Stream):
         if outbox is None or self.close_reason is not None or outbox.gone:
             raise StreamClosed(self._closed_text())
         wait = check_fields(data, event, id, retry, comments)
+        if self._held and not beat:
+            check_event(self._held, event, data, view=type(self))
         if data is not None and not isinstance(data, str):
             data = await self._as_text(data)
             if self.close_reason is not None or outbox.gone:
@@ -119,10 +159,23 @@ class Sending(Stream):
             if outbox.gone:
                 raise StreamClosed(self._closed_text())
 
+    def _hold_to_declarations(self, topics: Iterable[str] = ()) -> None:
+        """Hold the events of this connection to what the view and its topics declare."""
+        own = self._declaration
+        if self.events is not type(self).events:  # Given to as_view().
+            own = Declaration(type(self).__qualname__, self.events)
+        if own is None and not declared_topics:
+            return
+        held = [] if own is None else [own]
+        held += [declared_topics[name] for name in topics if name in declared_topics]
+        if held and events_are_checked():
+            self._held = tuple(held)
+
     async def _send_all(self, events: Any) -> None:
         """Send what a hook yields, or await the hook."""
         if inspect.isasyncgen(events):
             async with aclosing(events):
+                event: Any
                 async for event in events:
                     await self.send(event)
         elif (returned := await events) is not None:

@@ -34,11 +34,14 @@ from django_sse.wire.serialization import (
     look_through,
 )
 
+from .declarations import check_event, declared_topics, events_are_checked
 from .exclusion import check_exclude
 from .rendering import check_renderer, default_context, default_renderer_class
 
 # Django's translations, and objects that Django evaluates when they are first used.
 _LAZY = (Promise, LazyObject)
+
+_NAMES = (str, *_LAZY)
 
 #: The longest name of a topic, in characters.
 MAX_TOPIC = 200
@@ -87,7 +90,7 @@ def publish(
     Returns the event's id when it was sent at once, else ``None``. Safe from any thread.
 
     Raises ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound`` at
-    once; ``PublishFailed`` when the broker did not confirm the event within ``PUBLISH_TIMEOUT``
+    once; ``UndeclaredEvent``, where events are checked, for one that the ``Topic`` does not declare; ``PublishFailed`` when the broker did not confirm the event within ``PUBLISH_TIMEOUT``
     seconds, which an event that waits for the commit raises as the transaction commits;
     ``TransactionManagementError`` where autocommit is off, outside of an atomic block;
     ``SynchronousOnlyOperation`` on a thread with a running event loop.
@@ -163,7 +166,10 @@ def check_topics(topics: Any) -> tuple[str, ...]:
     given = [topics] if isinstance(topics, str) else topics
     if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise InvalidTopic(f"Topics must be a str or several, got {topics!r}.", topic=topics)
-    names = tuple(str(name) if isinstance(name, _LAZY) else name for name in given)
+    # A Topic is a str, and stays one no longer than that.
+    names = tuple(
+        str(name) if type(name) is not str and isinstance(name, _NAMES) else name for name in given
+    )
     if not names:
         raise InvalidTopic("At least one topic is needed.", topic=topics)
     for name in names:
@@ -260,6 +266,10 @@ def _encode(
     names = check_topics(topics)
     wait = check_fields(data, event, None, retry, comments)
     key = _checked_key("key", key)
+    if declared_topics and events_are_checked():
+        for name in names:
+            if name in declared_topics:
+                check_event([declared_topics[name]], event, data, topic=name)
     text = None if data is None else words.text(data)
     head, tail = encode_head(text, event), encode_tail(wait, comments)
     size = len(head) + len(tail)

@@ -211,6 +211,11 @@ def look_through(obj: Any) -> tuple[Any, type]:
     return obj, obj.__class__
 
 
+def is_scalar(kind: type) -> bool:
+    """Return whether DRF's encoder writes objects of a type by itself, without a serializer."""
+    return issubclass(kind, _SCALARS)
+
+
 def evaluated(rows: QuerySet[Any]) -> list[Any]:
     """Return the objects of a ``QuerySet``. This queries the database; run it in a thread."""
     return list(rows)

@@ -164,6 +164,7 @@ async def test_page_says_what_the_view_is() -> None:
         authentication_classes = []
         permission_classes = [IsAuthenticated]
         topics = ["orders", "<b>"]
+        events = {"created": dict, None: str, "end": None}
         heartbeat = None
         retry = 1500
         recheck_period = 5
@@ -179,6 +180,7 @@ async def test_page_says_what_the_view_is() -> None:
     facts = re.findall(r"<dt>(.*?)</dt>(.*?)</div>", body)
     assert {label: re.findall("<dd.*?>(.*?)</dd>", values) for label, values in facts} == {
         "Topics": ["orders", "&lt;b&gt;"],
+        "Events": ["created: dict", "without a name: str", "end: no data"],
         "Heartbeat": ["off"],
         "Reconnection time": ["1500 ms"],
         "Slow clients": ["overflow = &#x27;latest&#x27;"],

@@ -202,3 +202,23 @@ def test_module_of_a_user_works() -> None:
     assert errors(InvalidEvent("x", field="id", value=5)) == 5
     assert errors(SerializerNotFound("x", type=int, view=None)) is int
     assert errors(SSEError("x")) is None
+
+
+class TypedPoints(SSEView[Point]):
+    """A view that says what it sends: mypy knows where it does not."""
+
+    events = {"point": Point, "end": None}
+
+    async def stream(self) -> None:
+        await self.send(Point(1, 2), event="point")
+        await self.send(ServerSentEvent("text"))
+        await self.send("text", event="end")
+        await self.send(7)  # type: ignore[arg-type]
+
+
+class Untyped(SSEView):
+    """A view that does not may send anything."""
+
+    async def stream(self) -> None:
+        await self.send(7)
+        await self.send(Point(1, 2))
