@@ -27,6 +27,9 @@ class DjangoSSEConfig(AppConfig):
         for module, library in OBSERVERS.items():
             if _is_installed(library):
                 import_module(module).register()
+        if apps.is_installed("drf_spectacular"):
+            # Its extensions are registered as they are imported.
+            import_module("django_sse.contrib.spectacular")
 
 
 #: Modules whose ``register()`` is called where their library is installed. Where it is missing,

@@ -54,6 +54,7 @@ RESERVED = (
     "bytes_taken",
     "clean_up",
     "close_reason",
+    "declarations",
     "describe",
     "end",
     "event_loop",

@@ -21,7 +21,7 @@ from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
 from django_sse.connection.users import is_authenticated
-from django_sse.topics.declarations import declared_topics, type_name
+from django_sse.topics.declarations import type_name
 from django_sse.wire.events import ServerSentEvent
 
 #: The template of the page. A project may have its own of this name.
@@ -73,7 +73,7 @@ def page_renderers(view: Any, request: Request) -> list[BaseRenderer]:
     if request.method not in ("GET", "HEAD"):
         return []
     asked = "html" in request.META.get("HTTP_ACCEPT", "") or request.META.get("QUERY_STRING")
-    if not asked or not _is_browsable(view):
+    if not asked or not is_browsable(view):
         return []
     return [_refusals()()]
 
@@ -90,7 +90,8 @@ def page_response(view: Any) -> HttpResponse:
     return response
 
 
-def _is_browsable(view: Any) -> bool:
+def is_browsable(view: Any) -> bool:
+    """Return whether a browser that opens the view's address gets the page."""
     return _by_default() if view.browsable is None else bool(view.browsable)
 
 
@@ -188,9 +189,7 @@ def _about(view: Any) -> Iterator[tuple[str, list[str]]]:
     """Yield what a view says of itself: labels, and values for people."""
     if topics := view.followed_topics or tuple(view.topics):
         yield _("Topics"), list(topics)
-    declared = [view._declaration] if view._declaration else []
-    declared += [declared_topics[name] for name in topics if name in declared_topics]
-    if declared:
+    if declared := view.declarations(topics):
         named = {name: it for part in declared for name, it in part.events.items()}
         yield (
             _("Events"),

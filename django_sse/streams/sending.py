@@ -159,17 +159,21 @@ class Sending(Typed[T]):
             if outbox.gone:
                 raise StreamClosed(self._closed_text())
 
-    def _hold_to_declarations(self, topics: Iterable[str] = ()) -> None:
-        """Hold the events of this connection to what the view and its topics declare."""
+    def declarations(self, topics: Iterable[str]) -> tuple[Declaration, ...]:
+        """Return what the view and these topics declare."""
         own = self._declaration
         if self.events is not type(self).events:  # Given to as_view().
             own = Declaration(type(self).__qualname__, self.events)
-        if own is None and not declared_topics:
-            return
         held = [] if own is None else [own]
-        held += [declared_topics[name] for name in topics if name in declared_topics]
+        if declared_topics:
+            held += [declared_topics[name] for name in topics if name in declared_topics]
+        return tuple(held)
+
+    def _hold_to_declarations(self, topics: Iterable[str]) -> None:
+        """Hold the events of this connection to what the view and its topics declare."""
+        held = self.declarations(topics)
         if held and events_are_checked():
-            self._held = tuple(held)
+            self._held = held
 
     async def _send_all(self, events: Any) -> None:
         """Send what a hook yields, or await the hook."""

@@ -1,0 +1,235 @@
+"""Streams in the OpenAPI document of drf-spectacular: their events, parameters, security and errors.
+
+``django_sse`` loads it where ``drf_spectacular`` is in ``INSTALLED_APPS``. With ``OAS_VERSION`` 3.2, the events are
+the ``itemSchema`` of ``text/event-stream`` (OpenAPI 3.2.0, "Media Type Object"). Documents of 3.0
+and 3.1 know no such field: there, it is the extension ``x-itemSchema``.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiViewExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import build_basic_type, resolve_type_hint
+from drf_spectacular.settings import spectacular_settings
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.permissions import AllowAny
+from rest_framework.serializers import BaseSerializer
+
+from django_sse.handshake.page import is_browsable
+from django_sse.tickets import TicketAuthentication
+from django_sse.topics.declarations import declaring, parts
+from django_sse.wire.events import CONTENT_TYPE
+from django_sse.wire.serialization import find_serializer
+
+#: Events that streams send by themselves, and what they say.
+_OWN = {
+    "reset": "Events were lost: forget what is shown, and build it again from what follows.",
+    "dropped": "This slow client did not get as many events as the data says.",
+    "revoked": "The stream was ended by the server, for example as its user lost a permission.",
+}
+
+_ERRORS = {
+    "400": "The request was refused.",
+    "401": "Authentication credentials are missing or wrong.",
+    "403": "The user may not open the stream.",
+    "404": "There is no such stream.",
+    "406": "The client does not accept text/event-stream.",
+    "429": "Too many requests, or too many streams; see Retry-After.",
+    "503": "The server stops, or has as many streams as it takes; see Retry-After.",
+}
+
+
+class EventStreamSchema(AutoSchema):
+    """Describes the operations of a stream."""
+
+    view: Any
+
+    # drf-spectacular leaves out DRF's parameters, too.
+    def get_description(self) -> str:  # type: ignore[override]
+        """Return the view's description, and where its live page is."""
+        description: str = super().get_description()
+        if self.method == "GET" and is_browsable(self.view) and "{" not in self.path:
+            # An interactive document's request would wait for the end of the stream.
+            page = f"Do not execute it here: open [its live page]({self.path}) in a browser."
+            description = f"{description}\n\n{page}".strip()
+        return description
+
+    def get_override_parameters(self) -> list[Any]:
+        """Return the parameters with which a client resumes, and its ticket."""
+        text = "The id of the last event that a reconnecting client has seen."
+        found: list[Any] = [
+            *super().get_override_parameters(),
+            OpenApiParameter(
+                "Last-Event-ID", OpenApiTypes.STR, OpenApiParameter.HEADER, description=text
+            ),
+            OpenApiParameter(
+                "last_event_id",
+                OpenApiTypes.STR,
+                description=f"{text} For pages; the header takes precedence.",
+            ),
+        ]
+        if any(issubclass(it, TicketAuthentication) for it in self.view.authentication_classes):
+            found.append(
+                OpenApiParameter("ticket", OpenApiTypes.STR, description="A ticket for this path.")
+            )
+        return found
+
+    def get_request_serializer(self) -> Any:
+        """Return the serializer of a POST's body: the view's ``get_serializer()`` or ``serializer_class``."""
+        if callable(get := getattr(self.view, "get_serializer", None)):
+            return get()
+        return getattr(self.view, "serializer_class", None) or OpenApiTypes.OBJECT
+
+    def get_response_serializers(self) -> Any:
+        """Return none: the response has a schema of its own."""
+        return {}
+
+    def _is_list_view(self, serializer: Any = None) -> bool:
+        return False
+
+    def _get_response_bodies(self, direction: Any = "response") -> dict[str, Any]:
+        responses: dict[str, Any] = {
+            "200": {
+                "description": "The stream of events (WHATWG HTML, 9.2).",
+                "content": {CONTENT_TYPE: self._stream()},
+            },
+            "204": {"description": "There is nothing (more) to stream. Clients do not reconnect."},
+        }
+        error = {"type": "object", "properties": {"detail": {"type": "string"}}}
+        for status in self._errors():
+            responses[status] = {
+                "description": _ERRORS[status],
+                "content": {"application/json": {"schema": error}},
+            }
+        return responses
+
+    def _errors(self) -> Iterator[str]:
+        if self.method == "POST":
+            yield "400"
+        if any(it is not AllowAny for it in self.view.permission_classes):
+            # DRF answers 401 where the first authenticator says how to authenticate.
+            authenticators = self.view.get_authenticators()
+            if authenticators and authenticators[0].authenticate_header(self.view.request):
+                yield "401"
+            yield "403"
+        if "{" in self.path:
+            yield "404"
+        yield from ("406", "429", "503")
+
+    def _stream(self) -> dict[str, Any]:
+        item = self._item()
+        if spectacular_settings.OAS_VERSION.startswith("3.2"):
+            return {"itemSchema": item}
+        names = [str(name) for name in self._events()]
+        text = f"Events: {', '.join(names)}." if names else "Events."
+        return {"schema": {"type": "string", "description": text}, "x-itemSchema": item}
+
+    def _events(self) -> dict[str | None, Any]:
+        declarations = self.view.declarations(tuple(self.view.topics))
+        return {name: it for part in declarations for name, it in part.events.items()}
+
+    def _item(self) -> dict[str, Any]:
+        item: dict[str, Any] = {
+            "type": "object",
+            "properties": {
+                "event": {"type": "string"},
+                "data": {"type": "string"},
+                "id": {"type": "string"},
+                "retry": {"type": "integer", "minimum": 0},
+            },
+        }
+        events = self._events()
+        if events:
+            item["oneOf"] = [self._event(name, declared) for name, declared in events.items()]
+            item["oneOf"] += [
+                {
+                    "description": text,
+                    "properties": {"event": {"const": name}},
+                    "required": ["event", "data"],
+                }
+                for name, text in _OWN.items()
+            ]
+        return item
+
+    def _event(self, name: str | None, declared: Any) -> dict[str, Any]:
+        types = parts(declared)
+        event: dict[str, Any] = {"properties": {}, "required": ["data"]}
+        if name is None:
+            event["not"] = {"required": ["event"]}
+        else:
+            event["properties"]["event"] = {"const": name}
+            event["required"] = ["event", "data"]
+        if types == [None]:
+            event["properties"]["data"] = {"const": ""}
+        elif types != [str]:
+            event["properties"]["data"] = {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": self._schema_of(declared),
+            }
+        return event
+
+    def _schema_of(self, declared: Any) -> dict[str, Any]:
+        origin: Any = typing.get_origin(declared)
+        if origin is list:
+            [of] = typing.get_args(declared)
+            return {"type": "array", "items": self._schema_of(of)}
+        if origin is not None:
+            return {"anyOf": [self._schema_of(it) for it in typing.get_args(declared)]}
+        if declared is None or declared is type(None):
+            return {"type": "null"}
+        if typing.is_typeddict(declared):
+            return resolve_type_hint(declared)  # type: ignore[no-any-return,no-untyped-call]
+        serializer = (
+            declared
+            if issubclass(declared, BaseSerializer)
+            else find_serializer(declared, self.view.serializer_classes)
+        )
+        if serializer is not None:
+            bound: Any = serializer()
+            component = self.resolve_serializer(bound, "response")
+            return component.ref if component else {"type": "object"}
+        if issubclass(declared, dict):
+            return {"type": "object"}
+        if issubclass(declared, list | tuple):
+            return {"type": "array", "items": {}}
+        return build_basic_type(declared) or {}
+
+
+class SSEViewExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]
+    """Lets every stream have its schema, also where a decorator has given it another one."""
+
+    target_class = "django_sse.views.SSEView"
+    match_subclasses = True
+
+    def view_replacement(self) -> Any:
+        """Return the view with that schema."""
+        view = self.target_callback.cls
+        known = type(view.schema)
+        bases = (EventStreamSchema,) if known is AutoSchema else (EventStreamSchema, known)
+        schema = type("EventStreamSchema", bases, {})()
+        attributes = {
+            "schema": schema,
+            "__module__": view.__module__,
+            "__qualname__": view.__qualname__,
+            "__doc__": view.__doc__,
+        }
+        replaced = type(view.__name__, (view,), attributes)
+        declaring.discard(replaced)  # The view itself is checked.
+        return replaced
+
+
+class TicketScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """The security scheme of tickets."""
+
+    target_class = "django_sse.tickets.TicketAuthentication"
+    name = "ticketAuth"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        """Return where a ticket is sent."""
+        return {"type": "apiKey", "in": "query", "name": "ticket"}

@@ -1,0 +1,53 @@
+"""The streams of that project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from rest_framework import serializers
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.permissions import AllowAny, IsAuthenticated
+
+from django_sse import SSEView, serializes, sse_path
+from django_sse.tickets import TicketAuthentication
+
+
+@serializes(User)
+class UserSerializer(serializers.ModelSerializer[User]):
+    class Meta:
+        model = User
+        fields = ["username"]
+
+
+class PromptSerializer(serializers.Serializer[Any]):
+    prompt = serializers.CharField()
+
+
+class Orders(SSEView):
+    authentication_classes = [SessionAuthentication, TicketAuthentication]
+    permission_classes = [IsAuthenticated]
+    topics = ["orders"]
+    events = {"created": User, "list": list[User], "end": None, "text": str, None: dict}
+
+
+class Clock(SSEView):
+    """The time."""
+
+    authentication_classes = []
+    permission_classes = [AllowAny]
+    topics = ["clock"]
+
+
+class Generate(SSEView):
+    http_method_names = ["post"]
+    serializer_class = PromptSerializer
+    events = {"token": str, "done": User | None}
+    topics = ["generate"]
+
+
+urlpatterns = [
+    sse_path("orders/<slug:shop>/", Orders),
+    sse_path("clock/", Clock),
+    sse_path("generate/", Generate),
+]

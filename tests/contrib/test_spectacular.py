@@ -1,0 +1,102 @@
+"""Streams in OpenAPI documents: valid in each version, without a warning, with their events."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from tests.support.servers import ROOT
+
+GENERATE = """
+import json, sys, django
+from django.conf import settings
+from tests.contrib.described import SETTINGS
+settings.configure(**SETTINGS, SPECTACULAR_SETTINGS={"OAS_VERSION": sys.argv[1], "TITLE": "Shop"})
+django.setup()
+from drf_spectacular.drainage import GENERATOR_STATS
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.validation import validate_schema
+document = SchemaGenerator().get_schema(request=None, public=True)
+if not sys.argv[1].startswith("3.2"):  # which drf-spectacular has no schema of
+    validate_schema(document)
+warned = [str(it) for it in (*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache)]
+print(json.dumps({"document": document, "warned": warned}))
+"""
+
+
+@pytest.fixture(scope="module", params=["3.0.3", "3.1.1", "3.2.0"])
+def generated(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The version, and a document that a project of its own makes."""
+    kept = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
+    done = subprocess.run(
+        [sys.executable, "-c", GENERATE, request.param],
+        cwd=ROOT,
+        env=kept | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["warned"] == []
+    assert "guess serializer" not in done.stderr
+    return request.param, found["document"]
+
+
+def test_document_is_valid(generated: tuple[str, dict[str, Any]]) -> None:
+    version, document = generated
+    assert document["openapi"] == version
+    validate(document)
+
+
+def test_stream_is_described(generated: tuple[str, dict[str, Any]]) -> None:
+    version, document = generated
+    operation = document["paths"]["/orders/{shop}/"]["get"]
+    assert set(document["paths"]["/orders/{shop}/"]) == {"get"}
+    parameters = {(it["in"], it["name"]) for it in operation["parameters"]}
+    assert parameters == {
+        ("path", "shop"),
+        ("header", "Last-Event-ID"),
+        ("query", "last_event_id"),
+        ("query", "ticket"),
+    }
+    assert {"ticketAuth": []} in operation["security"]
+    assert document["components"]["securitySchemes"]["ticketAuth"]["in"] == "query"
+    assert set(operation["responses"]) == {"200", "204", "403", "404", "406", "429", "503"}
+    media = operation["responses"]["200"]["content"]["text/event-stream"]
+    item = media["itemSchema" if version.startswith("3.2") else "x-itemSchema"]
+    by_name = {it["properties"].get("event", {}).get("const"): it for it in item["oneOf"]}
+    assert set(by_name) == {"created", "list", "end", "text", None, "reset", "dropped", "revoked"}
+    assert by_name["created"]["properties"]["data"] == {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": "#/components/schemas/User"},
+    }
+    assert by_name["list"]["properties"]["data"]["contentSchema"] == {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/User"},
+    }
+    assert by_name["end"]["properties"]["data"] == {"const": ""}
+    assert "data" not in by_name["text"]["properties"]
+    assert by_name[None]["not"] == {"required": ["event"]}
+    assert set(document["components"]["schemas"]["User"]["properties"]) == {"username"}
+
+
+def test_post_and_undeclared_streams_are_described(generated: tuple[str, dict[str, Any]]) -> None:
+    _, document = generated
+    operation = document["paths"]["/generate/"]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    assert content["schema"] == {"$ref": "#/components/schemas/Prompt"}
+    assert "400" in operation["responses"]
+    clock = document["paths"]["/clock/"]["get"]
+    assert "[its live page](/clock/)" in clock["description"]
+    assert "The time." in clock["description"]
+    assert "403" not in clock["responses"]
+    assert "oneOf" not in json.dumps(clock)
