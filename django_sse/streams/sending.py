@@ -163,7 +163,8 @@ class Sending(Typed[T]):
         """Return what the view and these topics declare."""
         own = self._declaration
         if self.events is not type(self).events:  # Given to as_view().
-            own = Declaration(type(self).__qualname__, self.events)
+            named = type(self).__qualname__
+            own = None if self.events is None else Declaration(named, self.events)
         held = [] if own is None else [own]
         if declared_topics:
             held += [declared_topics[name] for name in topics if name in declared_topics]

@@ -155,9 +155,21 @@ def events_are_checked() -> bool:
 
 def parts(declared: Declared) -> list[Any]:
     """Return the types of which a declaration is made: of a union and of a list."""
-    if _is_union(declared) or _is_list(declared):
+    if is_union(declared) or is_list(declared):
         return [part for it in typing.get_args(declared) for part in parts(it)]
     return [None] if declared is types.NoneType else [declared]
+
+
+def is_union(declared: Declared) -> bool:
+    """Return whether a declaration is a union of types."""
+    origin: Any = typing.get_origin(declared)
+    return origin is types.UnionType or origin is typing.Union
+
+
+def is_list(declared: Declared) -> bool:
+    """Return whether a declaration is ``list[…]`` of a type."""
+    origin: Any = typing.get_origin(declared)
+    return origin is list
 
 
 def type_name(declared: Declared) -> str:
@@ -171,29 +183,19 @@ def type_name(declared: Declared) -> str:
     )
 
 
-def _is_union(declared: Declared) -> bool:
-    origin: Any = typing.get_origin(declared)
-    return origin is types.UnionType or origin is typing.Union
-
-
-def _is_list(declared: Declared) -> bool:
-    origin: Any = typing.get_origin(declared)
-    return origin is list
-
-
 def _named(event: str | None) -> str | None:
     # On the wire, both are the same.
     return None if event == "message" else event
 
 
 def _fits(declared: Declared, data: Any) -> bool:
-    if _is_union(declared):
+    if is_union(declared):
         return any(_fits(it, data) for it in typing.get_args(declared))
     if declared is None or declared is types.NoneType:
         # A browser dispatches an event only with data, so an empty text stands for none.
         return data is None or data == ""
     data, kind = look_through(data)
-    if _is_list(declared):
+    if is_list(declared):
         [item] = typing.get_args(declared)
         if isinstance(data, QuerySet):
             return item is Any or _represents(item, data.model)

@@ -194,6 +194,12 @@ def test_who_is_refused_logs_in_and_is_shown_the_page(server: Server) -> None:
         expect(page.locator("#state")).to_have_text("Open")
         expect(page.locator("nav")).to_contain_text("demo")
         expect(page.locator("#curl")).to_contain_text("sessionid")
+        # A POST of a session needs its CSRF token.
+        page.goto(f"{server.url}/repeat/")
+        page.get_by_label("Prompt").fill("hello")
+        page.locator("#fields").get_by_role("button", name="Send").click()
+        expect(rows(page, "event")).to_have_count(2)
+        page.goto(f"{server.url}/members/")
         page.get_by_role("button", name="Log out").click()
         page.wait_for_url("**/members/")
         expect(page.get_by_role("link", name="Log in")).to_be_visible()

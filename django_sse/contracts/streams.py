@@ -1,0 +1,95 @@
+"""The streams of a project, found in its ``urls.py``, and one document that describes them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from django.contrib.admindocs.utils import (
+    remove_non_capturing_groups,
+    replace_metacharacters,
+    replace_named_groups,
+    replace_unnamed_groups,
+)
+from django.urls import URLPattern, get_resolver
+from django.urls.resolvers import RoutePattern
+
+from django_sse.topics.declarations import RESERVED
+from django_sse.views import SSEView
+
+from .schemas import Schemas
+
+_METHODS = ("get", "post", "put", "patch", "delete")
+
+
+class RoutedStream(NamedTuple):
+    """A stream and its place: the path has ``{name}`` for each argument of the route."""
+
+    path: str
+    name: str | None
+    view: Any
+
+
+def routed_streams() -> list[RoutedStream]:
+    """Return the streams of the project's ``urls.py``, in its order."""
+    return list(_found(get_resolver().url_patterns, "/", ()))
+
+
+def document() -> dict[str, Any]:
+    """Return what clients may rely on: each stream with its events, and the schemas of their data.
+
+    The schemas are JSON Schema 2020-12. A stream that declares no events has ``events`` of
+    ``None``: any may come.
+    """
+    schemas = Schemas()
+    streams = [_described(it, schemas) for it in routed_streams()]
+    return {"streams": streams, "schemas": schemas.named}
+
+
+def _found(patterns: Any, prefix: str, namespaces: tuple[str, ...]) -> Iterator[RoutedStream]:
+    for pattern in patterns:
+        path = prefix + _template(pattern.pattern)
+        if not isinstance(pattern, URLPattern):
+            inner = (*namespaces, pattern.namespace) if pattern.namespace else namespaces
+            yield from _found(pattern.url_patterns, path, inner)
+            continue
+        cls = getattr(pattern.callback, "cls", None)
+        if isinstance(cls, type) and issubclass(cls, SSEView):
+            name = ":".join((*namespaces, pattern.name)) if pattern.name else None
+            initkwargs = getattr(pattern.callback, "initkwargs", {})
+            yield RoutedStream(path, name, cls(**initkwargs))
+
+
+def _template(pattern: Any) -> str:
+    if isinstance(pattern, RoutePattern):
+        return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", str(pattern))
+    text = remove_non_capturing_groups(str(pattern))
+    text = replace_metacharacters(replace_unnamed_groups(replace_named_groups(text)))
+    return re.sub(r"<(\w+)>", r"{\1}", text).removeprefix("/")
+
+
+def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
+    view = stream.view
+    cls = type(view)
+    topics = () if isinstance(topics := view.topics, property) else tuple(topics)
+    declarations = view.declarations(topics)
+    events = None
+    if declarations:
+        events = [
+            {"event": name, "schema": schemas.of(declared, view.serializer_classes)}
+            for declaration in declarations
+            for name, declared in declaration.events.items()
+        ]
+        # What streams send by themselves has text that clients need not read.
+        events += [{"event": name, "schema": {}} for name in sorted(RESERVED)]
+    return {
+        "path": stream.path,
+        "name": stream.name,
+        "view": f"{cls.__module__}.{cls.__qualname__}",
+        "description": inspect.getdoc(cls) if cls.__doc__ else "",
+        "methods": [it.upper() for it in view.http_method_names if it in _METHODS],
+        "topics": [str(topic) for topic in topics],
+        "events": events,
+    }
