@@ -528,7 +528,7 @@ def test_token_that_expires_ends_its_stream_and_a_new_one_goes_on(
             add_order(project, reader)
 
 
-BRIEF = '''"""Prints an access token that lasts for two seconds."""
+BRIEF = '''"""Prints an access token that lasts for ten seconds."""
 from datetime import timedelta
 
 import django
@@ -539,7 +539,7 @@ from django.contrib.auth.models import User
 from rest_framework_simplejwt.tokens import AccessToken
 
 token = AccessToken.for_user(User.objects.get())
-token.set_exp(lifetime=timedelta(seconds=2))
+token.set_exp(lifetime=timedelta(seconds=10))
 print(token)
 '''
 
