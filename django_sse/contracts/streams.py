@@ -16,6 +16,7 @@ from django.contrib.admindocs.utils import (
 from django.urls import URLPattern, get_resolver
 from django.urls.resolvers import RoutePattern
 
+from django_sse.streams.following import topics_of_class
 from django_sse.topics.declarations import RESERVED
 from django_sse.views import SSEView
 
@@ -73,7 +74,7 @@ def _template(pattern: Any) -> str:
 def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
     view = stream.view
     cls = type(view)
-    topics = () if isinstance(topics := view.topics, property) else tuple(topics)
+    topics = topics_of_class(view)
     declarations = view.declarations(topics)
     events = None
     if declarations:

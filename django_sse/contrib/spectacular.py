@@ -21,6 +21,7 @@ from rest_framework.permissions import AllowAny
 from rest_framework.serializers import BaseSerializer
 
 from django_sse.handshake.page import is_browsable
+from django_sse.streams.following import topics_of_class
 from django_sse.tickets import TicketAuthentication
 from django_sse.topics.declarations import declaring, parts
 from django_sse.wire.events import CONTENT_TYPE
@@ -130,7 +131,7 @@ class EventStreamSchema(AutoSchema):
         return {"schema": {"type": "string", "description": text}, "x-itemSchema": item}
 
     def _events(self) -> dict[str | None, Any]:
-        declarations = self.view.declarations(tuple(self.view.topics))
+        declarations = self.view.declarations(topics_of_class(self.view))
         return {name: it for part in declarations for name, it in part.events.items()}
 
     def _item(self) -> dict[str, Any]:

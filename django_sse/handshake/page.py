@@ -21,6 +21,7 @@ from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
 from django_sse.connection.users import is_authenticated
+from django_sse.streams.following import topics_of_class
 from django_sse.topics.declarations import type_name
 from django_sse.wire.events import ServerSentEvent
 
@@ -187,7 +188,7 @@ def _heartbeat(view: Any) -> dict[str, Any] | None:
 
 def _about(view: Any) -> Iterator[tuple[str, list[str]]]:
     """Yield what a view says of itself: labels, and values for people."""
-    if topics := view.followed_topics or tuple(view.topics):
+    if topics := view.followed_topics or topics_of_class(view):
         yield _("Topics"), list(topics)
     if declared := view.declarations(topics):
         named = {name: it for part in declared for name, it in part.events.items()}
@@ -203,10 +204,7 @@ def _about(view: Any) -> Iterator[tuple[str, list[str]]]:
     if topics:
         yield _("Slow clients"), [f"overflow = {view.overflow!r}"]
     if view.rewind:
-        yield (
-            _("Newest events at the start"),
-            [str(view.rewind)],
-        )
+        yield _("Newest events at the start"), [str(view.rewind)]
     for label, classes in (
         (_("Authentication"), view.authentication_classes),
         (_("Permissions"), view.permission_classes),

@@ -197,6 +197,12 @@ class Following(Sending[T]):
         self._life = asyncio.get_running_loop().create_task(again(), context=self._context)
 
 
+def topics_of_class(view: Any) -> tuple[str, ...]:
+    """Return the topics that a view names without a connection: not those of a property."""
+    named: Any = getattr(type(view), "topics", ())
+    return () if hasattr(named, "__get__") else tuple(view.topics)
+
+
 def check_several_topics(where: str, topics: Any) -> None:
     """Raise ``ImproperlyConfigured`` for a string: iterated over, it would be a topic for each letter."""
     if isinstance(topics, str):

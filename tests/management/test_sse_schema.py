@@ -23,7 +23,9 @@ class Ticks(SSEView):
 class Rooms(SSEView):
     http_method_names = ["get", "post"]
 
-    async def stream(self) -> None: ...
+    @property
+    def topics(self) -> list[str]:  # type: ignore[override]
+        return [f"room:{self.kwargs['room']}"]  # Known with a connection only.
 
 
 inner = [sse_path("<int:room>/", Rooms, name="room")]
