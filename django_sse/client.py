@@ -192,14 +192,14 @@ class connect:  # noqa: N801 - it is used as a function
 
     def _with_id(self) -> dict[str, Any]:
         headers = httpx.Headers(self._request.get("headers"))
+        # As browsers do, ids leave as UTF-8. Otherwise httpx takes the encoding of what is there.
+        headers.encoding = "utf-8"
         headers.setdefault("Accept", CONTENT_TYPE)
         headers["Cache-Control"] = "no-store"
         # Bytes are read as they come, so they must not be compressed.
         headers["Accept-Encoding"] = "identity"
         if self._state.last_event_id:
             headers["Last-Event-ID"] = self._state.last_event_id
-            # As browsers do, ids leave as UTF-8.
-            headers.encoding = "utf-8"
         return {**self._request, "headers": headers}
 
 

@@ -48,6 +48,9 @@ class Scripted(SSEView):
             raise StreamFinished
 
     async def stream(self) -> None:
+        if self.step == "ids":
+            await self.send("named", id="é-🜁", retry=100)
+            return
         number = int(self.last_event_id or 0) + 1
         await self.send(ServerSentEvent(id=f"{number}", retry=100))
         await self.send(f"<b>{number}</b>", id=f"{number}")

@@ -78,6 +78,14 @@ def test_client_resumes_where_an_earlier_one_was(
     assert [it.last_event_id for it in found] == [str(LAST - 1), str(LAST)]
 
 
+def test_ids_are_sent_as_utf8(server: tuple[Server, Journal], read: Read) -> None:
+    key = f"ids-{read.__name__}"
+    url = f"{server[0].url}/scripted/?key={key}&script=ids,204"
+    assert [it.last_event_id for it in read(url)] == ["é-🜁"]
+    found = server[1].wait_for("connect", key=key, count=2)
+    assert [it["last"] for it in found] == [None, "é-🜁"]
+
+
 @dataclass
 class Chunk:
     id: str
