@@ -45,9 +45,11 @@ class Journal:
         # A line that is being written has no end yet.
         return _matching([json.loads(line) for line in lines if line.endswith(b"\n")], what, fields)
 
-    def wait_for(self, what: str, *, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
-        """Return what was recorded, once it is ``count`` entries or 5 s have passed."""
-        deadline = time.monotonic() + 5
+    def wait_for(
+        self, what: str, *, count: int = 1, seconds: float = 5, **fields: Any
+    ) -> list[dict[str, Any]]:
+        """Return what was recorded, once it is ``count`` entries or so many seconds have passed."""
+        deadline = time.monotonic() + seconds
         while len(found := self.read(what, **fields)) < count and time.monotonic() < deadline:
             time.sleep(0.005)
         return found

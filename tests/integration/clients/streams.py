@@ -33,6 +33,7 @@ class Scripted(SSEView):
     authentication_classes = []
     permission_classes = []
     done: dict[str, int] = {}
+    named: str | None = None
 
     async def connect(self) -> None:
         key = self.request.GET["key"]
@@ -50,6 +51,24 @@ class Scripted(SSEView):
     async def stream(self) -> None:
         if self.step == "ids":
             await self.send("named", id="é-🜁", retry=100)
+            return
+        if self.step in ("without", "alone"):
+            # An event after the one that has an id; or a block with a later id and nothing else.
+            await self.send(
+                "selector ul\nmergeMode append\nfragments <li data-id=7>1</li>",
+                event=self.named,
+                id="7",
+                retry=100,
+            )
+            later = (
+                {
+                    "data": "selector ul\nmergeMode append\nfragments <li data-id=7>2</li>",
+                    "event": self.named,
+                }
+                if self.step == "without"
+                else {"id": "8"}
+            )
+            await self.send(ServerSentEvent(**later))
             return
         number = int(self.last_event_id or 0) + 1
         await self.send(ServerSentEvent(id=f"{number}", retry=100))
@@ -92,6 +111,7 @@ class Board(View):
 urlpatterns = [
     *tricky.urlpatterns,
     sse_path("scripted/", Scripted),
+    sse_path("scripted-for-datastar/", Scripted.as_view(named="datastar-merge-fragments")),
     sse_path("orders/", News, name="order-events"),
     path("orders/rename/", Board.as_view()),
 ]

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import ROOT
 
 from .conftest import Browser
+from .runners import DOCUMENTED
 
-#: The pages and scripts of the documentation.
 CLIENTS = ROOT / "docs" / "clients.md"
-DOCUMENTED = {block.path or block.language: block.text for block in blocks(CLIENTS)}
 SSE2 = "htmx-ext-sse/sse.js"
 SSE4 = "htmx4/dist/ext/hx-sse.js"
 

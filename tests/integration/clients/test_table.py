@@ -116,23 +116,26 @@ class Reader:
             time.sleep(0.05)
 
 
+#: What a client reads where it does not read `Numbers` themselves.
+OWN = {"htmx-ext-sse": "items", "hx-sse": "unnamed-items", "Datastar": "signals"}
+
+
 @contextmanager
 def reading(
-    name: str, url: str, packages: Path, request: pytest.FixtureRequest
+    name: str, url: str, path: str, packages: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Reader, Browser | None]]:
-    """Let a client read `Numbers` from an address until the block ends."""
+    """Let a client read a stream from an address until the block ends."""
     if name in PAGES:
         browser: Browser = request.getfixturevalue("browser")
         browser.url = url
-        path = {"htmx-ext-sse": "items", "hx-sse": "unnamed-items", "Datastar": "signals"}
-        show(browser, name, f"/{path.get(name, 'numbers')}/?key={name}")
-        listed = name in path
+        show(browser, name, path)
+        listed = name in OWN
         script = "[...document.querySelectorAll('li')].map((it) => it.textContent)"
         script = script if listed else "log.map(([, data]) => data)"
         yield Reader(lambda: _numbers(browser.page.evaluate(script))), browser
         return
     arguments = [firefox()] if name == "firefox" else []
-    process = in_node(name, packages, f"{url}/numbers/?key={name}", *arguments)
+    process = in_node(name, packages, f"{url}{path}", *arguments)
     lines: list[str] = []
     assert process.stdout is not None
     output = process.stdout
@@ -173,7 +176,10 @@ def test_client_resumes_without_loss(
     """Its connection is cut within an event, its tab is hidden and shown, the server restarts."""
     with (
         CuttingProxy(server[0].port, b"number 12, pad") as proxy,
-        reading(name, proxy.url, packages, request) as (reader, browser),
+        reading(name, proxy.url, f"/{OWN.get(name, 'numbers')}/?key={name}", packages, request) as (
+            reader,
+            browser,
+        ),
     ):
         reader.wait_for(15)
         assert proxy.cuts == 1
@@ -190,3 +196,28 @@ def test_client_resumes_without_loss(
         time.sleep(2.5)
         # Some ask again and again, and others take 204 as the end.
         assert (len(server[1].read("finished", key=name)) == 1) == (name in STOPPING)
+
+
+#: The clients that take an id only from an event with data (Datastar: the page's remedy does).
+NOT_ALONE = ["Datastar", "eventsource", "firefox", "polyfill"]
+
+
+@pytest.mark.parametrize(("step", "expected"), [("without", "7"), ("alone", "8")])
+@pytest.mark.parametrize("name", RECONNECTING)
+def test_client_sends_the_last_id(
+    name: str,
+    step: str,
+    expected: str,
+    server: tuple[Server, Journal],
+    packages: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """After an event without an id it is the one before, and a block may have nothing but an id."""
+    if step == "alone" and name in NOT_ALONE:
+        expected = "7"
+    key = f"{step}-{name}"
+    view = "scripted-for-datastar" if name == "Datastar" else "scripted"
+    path = f"/{view}/?key={key}&script={step}"
+    with reading(name, server[0].url, path, packages, request):
+        found = server[1].wait_for("connect", key=key, count=2, seconds=20)
+    assert [entry["last"] for entry in found[:2]] == [None, expected]

@@ -110,7 +110,7 @@ def _ids(*milliseconds: int) -> str:
         # What a client that resumes had missed comes together, and may.
         ((CHUNKED, _chunk(_ids(1000, 3000)), 1.0), []),
         ((CHUNKED, _chunk(":\n\n"), 0.7, END), ["cut"]),
-        ((CHUNKED, _chunk(":\n\n"), 1.0), ["silent"]),
+        ((CHUNKED, _chunk(":\n\n"), 2.0), ["silent"]),
     ],
 )
 def test_doctor_names_the_problem(
@@ -121,9 +121,10 @@ def test_doctor_names_the_problem(
 ) -> None:
     monkeypatch.setattr(flow, "FIRST_BYTES_SECONDS", 0.4)
     monkeypatch.setattr(flow, "IDLE_SECONDS", 0.5)
-    monkeypatch.setattr(flow, "SILENCE_SECONDS", 0.75)
+    # Far above the pauses of a stream that is cut, which are longer on a busy machine.
+    monkeypatch.setattr(flow, "SILENCE_SECONDS", 1.5)
     script.answer(*pieces)
-    seconds = 0.8 if expected == ["silent"] else 0.72
+    seconds = 1.6 if expected == ["silent"] else 0.9
     diagnosis = examine(script.url, seconds=seconds)
     assert [finding.code for finding in diagnosis.problems] == expected, diagnosis
     asked = script.asked[0].decode().lower()

@@ -242,6 +242,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (install(tmp_path_factory) / "axe-core" / "axe.min.js").read_text()
 
 
+@pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
 @pytest.mark.parametrize("path", ["/kinds/", "/repeat/"])
 @pytest.mark.parametrize(
     "options",
@@ -254,8 +255,6 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     ids=["light", "dark", "phone", "German on a dark phone"],
 )
 def test_axe_finds_nothing(server: Server, axe: str, path: str, options: dict[str, Any]) -> None:
-    if server.name != "uvicorn":
-        pytest.skip("Shown with one server.")
     with shown(server, path, **options) as page:
         page.evaluate("for (const it of document.querySelectorAll('details')) it.open = true;")
         if path == "/kinds/":
