@@ -130,21 +130,22 @@ class connect:  # noqa: N801 - it is used as a function
                 pause = None
                 try:
                     async with client.stream(**self._with_id()) as response:
-                        body = b""
-                        if self._state.refuses(response):
-                            async for piece in response.aiter_bytes():
-                                body += piece
-                                if len(body) >= BODY_BYTES:
-                                    break
-                        if self._state.opens(response, body):
+                        if self._state.opens(response):
                             async with aclosing(response.aiter_raw()) as pieces:  # type: ignore[type-var]
                                 async for piece in pieces:
                                     for event in self._state.feed(piece):
                                         yield event
                         elif response.status_code == httpx.codes.NO_CONTENT:
                             return
+                        elif _is_for_now(response):
+                            pause = self._state.put_off(response)
                         else:
-                            pause = _retry_after(response)
+                            body = b""
+                            async for piece in response.aiter_bytes():
+                                body += piece
+                                if len(body) >= BODY_BYTES:
+                                    break
+                            raise _refusal(response, body)
                 except httpx.TransportError as error:
                     self._state.error = error
                 if not self._reconnects:
@@ -166,20 +167,21 @@ class connect:  # noqa: N801 - it is used as a function
                 pause = None
                 try:
                     with client.stream(**self._with_id()) as response:
-                        body = b""
-                        if self._state.refuses(response):
-                            for piece in response.iter_bytes():
-                                body += piece
-                                if len(body) >= BODY_BYTES:
-                                    break
-                        if self._state.opens(response, body):
+                        if self._state.opens(response):
                             with closing(response.iter_raw()) as pieces:  # type: ignore[type-var]
                                 for piece in pieces:
                                     yield from self._state.feed(piece)
                         elif response.status_code == httpx.codes.NO_CONTENT:
                             return
+                        elif _is_for_now(response):
+                            pause = self._state.put_off(response)
                         else:
-                            pause = _retry_after(response)
+                            body = b""
+                            for piece in response.iter_bytes():
+                                body += piece
+                                if len(body) >= BODY_BYTES:
+                                    break
+                            raise _refusal(response, body)
                 except httpx.TransportError as error:
                     self._state.error = error
                 if not self._reconnects:
@@ -218,31 +220,26 @@ class _State:
         self._decoder = EventDecoder()
         self._unfinished = 0
 
-    def refuses(self, response: httpx.Response) -> bool:
-        """Return whether an answer is none that a stream begins or ends with."""
-        return not _is_stream(response) and response.status_code != httpx.codes.NO_CONTENT
+    def opens(self, response: httpx.Response) -> bool:
+        """Return whether a stream begins."""
+        kind: str = response.headers.get("Content-Type", "")
+        if (
+            response.status_code != httpx.codes.OK
+            or kind.partition(";")[0].strip().lower() != CONTENT_TYPE
+        ):
+            return False
+        self._decoder, self._unfinished = EventDecoder(), 0
+        return True
 
-    def opens(self, response: httpx.Response, body: bytes) -> bool:
-        """Return whether a stream begins; raise ``StreamRefused`` where there will never be one."""
-        if _is_stream(response):
-            self._decoder, self._unfinished = EventDecoder(), 0
-            self._decoder.last_event_id = self.last_event_id
-            return True
-        status = response.status_code
-        if status == httpx.codes.NO_CONTENT:
-            return False
-        if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
-            self.error = httpx.HTTPStatusError(
-                f"{response.url} answers {status}.", request=response.request, response=response
-            )
-            return False
-        kind = response.headers.get("Content-Type", "no Content-Type")
-        text = body[:BODY_BYTES].decode(errors="replace")
-        raise StreamRefused(
-            f"{response.url} answers {status} with {kind}, and no event stream: {text[:200]}",
-            status=status,
-            body=text,
+    def put_off(self, response: httpx.Response) -> float | None:
+        """Note an answer that will change; return the seconds that it asks to wait."""
+        self.error = httpx.HTTPStatusError(
+            f"{response.url} answers {response.status_code}.",
+            request=response.request,
+            response=response,
         )
+        value: str = response.headers.get("Retry-After", "")
+        return min(float(value), 3600.0) if value.isascii() and value.isdigit() else None
 
     def feed(self, piece: bytes) -> Iterator[ReceivedEvent]:
         """Take bytes; yield the events that they complete."""
@@ -300,12 +297,15 @@ def _made(deserialize: Deserializer, data: Any) -> Any:
     return deserialize(data)
 
 
-def _is_stream(response: httpx.Response) -> bool:
-    kind: str = response.headers.get("Content-Type", "")
-    is_one = kind.partition(";")[0].strip().lower() == CONTENT_TYPE
-    return response.status_code == httpx.codes.OK and is_one
+def _is_for_now(response: httpx.Response) -> bool:
+    return response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    value: str = response.headers.get("Retry-After", "")
-    return min(float(value), 3600.0) if value.isascii() and value.isdigit() else None
+def _refusal(response: httpx.Response, body: bytes) -> StreamRefused:
+    status, kind = response.status_code, response.headers.get("Content-Type", "no Content-Type")
+    text = body[:BODY_BYTES].decode(errors="replace")
+    return StreamRefused(
+        f"{response.url} answers {status} with {kind}, and no event stream: {text[:200]}",
+        status=status,
+        body=text,
+    )

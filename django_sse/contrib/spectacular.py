@@ -20,6 +20,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.permissions import AllowAny
 from rest_framework.serializers import BaseSerializer
 
+from django_sse.handshake.form import serializer_of_body
 from django_sse.handshake.page import is_browsable
 from django_sse.streams.following import topics_of_class
 from django_sse.tickets import TicketAuthentication
@@ -82,9 +83,7 @@ class EventStreamSchema(AutoSchema):
 
     def get_request_serializer(self) -> Any:
         """Return the serializer of a POST's body: the view's ``get_serializer()`` or ``serializer_class``."""
-        if callable(get := getattr(self.view, "get_serializer", None)):
-            return get()
-        return getattr(self.view, "serializer_class", None) or OpenApiTypes.OBJECT
+        return serializer_of_body(self.view) or OpenApiTypes.OBJECT
 
     def get_response_serializers(self) -> Any:
         """Return none: the response has a schema of its own."""

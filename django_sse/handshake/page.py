@@ -15,7 +15,6 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.cache import patch_vary_headers
 from django.utils.translation import get_language, get_language_bidi, ngettext
 from django.utils.translation import gettext as _
-from rest_framework import serializers
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
@@ -25,26 +24,10 @@ from django_sse.streams.following import topics_of_class
 from django_sse.topics.declarations import type_name
 from django_sse.wire.events import ServerSentEvent
 
+from .form import form_of_body
+
 #: The template of the page. A project may have its own of this name.
 TEMPLATE = "django_sse/stream.html"
-
-#: What an HTML form and JSON call a field, by the class of the serializer's.
-_WIDGETS: tuple[tuple[type[serializers.Field[Any, Any, Any, Any]], str], ...] = (
-    (serializers.BooleanField, "checkbox"),
-    (serializers.MultipleChoiceField, "choices"),
-    (serializers.ChoiceField, "choice"),
-    (serializers.IntegerField, "number"),
-    (serializers.FloatField, "number"),
-    (serializers.DecimalField, "decimal"),
-    (serializers.EmailField, "email"),
-    (serializers.URLField, "url"),
-    (serializers.DateField, "date"),
-    (serializers.CharField, "text"),
-    (serializers.BaseSerializer, "json"),
-    (serializers.ListField, "json"),
-    (serializers.DictField, "json"),
-    (serializers.JSONField, "json"),
-)
 
 
 class _OnPage:
@@ -133,7 +116,7 @@ setting_changed.connect(_on_setting_changed)
 def _context(view: Any) -> dict[str, Any]:
     request: Request = view.request
     names = view.http_method_names
-    form = _form(view) if "post" in names else None
+    form = form_of_body(view) if "post" in names else None
     config: dict[str, Any] = {
         "url": _stream_address(request),
         "opens": "get" in names,
@@ -227,49 +210,6 @@ def _every(period: float) -> str:
 def _seconds(number: float) -> str:
     text = ngettext("%(number)s second", "%(number)s seconds", int(number) if number == 1 else 2)
     return text % {"number": f"{number:g}"}
-
-
-def _form(view: Any) -> dict[str, Any]:
-    """Return the form of the body that a POST takes: the fields of its serializer, and media types."""
-    media_types = [it.media_type for it in view.parser_classes if it.media_type != "*/*"]
-    serializer = _serializer(view)
-    fields = list(_fields(serializer)) if isinstance(serializer, serializers.Serializer) else []
-    example = {it["name"]: it["example"] for it in fields}
-    example_text = JSONRenderer().render(example, "application/json; indent=2").decode()
-    return {"fields": fields, "media_types": media_types, "example": example_text}
-
-
-def _serializer(view: Any) -> Any:
-    """Return the serializer of the body, as DRF's generic views name it, or ``None``."""
-    if callable(get := getattr(view, "get_serializer", None)):
-        return get()
-    cls = getattr(view, "serializer_class", None)
-    return None if cls is None else cls(context=view.get_serializer_context())
-
-
-def _fields(serializer: serializers.Serializer[Any]) -> Iterator[dict[str, Any]]:
-    initial = serializer.get_initial()
-    for name, field in serializer.fields.items():
-        if field.read_only or isinstance(field, serializers.HiddenField):
-            continue
-        widget = next((it for cls, it in _WIDGETS if isinstance(field, cls)), "text")
-        if widget == "text" and field.style.get("base_template") == "textarea.html":
-            widget = "textarea"
-        if field.style.get("input_type") == "password":
-            widget = "password"
-        value = initial.get(name)
-        choices = getattr(field, "choices", None) if widget.startswith("choice") else None
-        yield {
-            "name": name,
-            "label": str(field.label or name),
-            "help_text": str(field.help_text or ""),
-            "required": field.required,
-            "widget": widget,
-            "value": "" if value is None else value,
-            "choices": [] if choices is None else [(str(it), text) for it, text in choices.items()],
-            "max_length": getattr(field, "max_length", None),
-            "example": value,
-        }
 
 
 def _texts() -> dict[str, str]:

@@ -12,7 +12,7 @@ from rest_framework.exceptions import APIException
 
 from django_sse.connection.users import is_authenticated, nobody, user_key, user_name
 
-from .view import login_demanded
+from .login import login_demanded
 
 
 def still_allowed(view: Any) -> bool:

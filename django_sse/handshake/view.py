@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import weakref
 from collections.abc import Mapping
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.core.exceptions import (
     BadRequest,
     ImproperlyConfigured,
     RequestDataTooBig,
     SuspiciousOperation,
 )
-from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.module_loading import import_string
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
@@ -37,6 +33,7 @@ from django_sse.wire.events import CONTENT_TYPE
 
 from .asking import asks_nobody
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
+from .login import DemandedByHandshake, login_demanded
 from .page import page_renderers, page_response, shows_page
 from .request import BodyTooLarge, load
 from .response import Connection, EventStreamResponse, current_exchange
@@ -89,18 +86,6 @@ class EventStreamRenderer(BaseRenderer):
     charset = None
 
 
-class _DemandedByHandshake:
-    """The ``login_required`` of a stream's view: false to the middleware, but not ``False``.
-
-    So Django's ``LoginRequiredMiddleware`` does not redirect to a login page, which no stream's
-    client could use, and the handshake demands a user instead. ``@login_not_required`` sets
-    ``False``.
-    """
-
-    def __bool__(self) -> bool:
-        return False
-
-
 class _EveryDatabase(set[str]):
     """The ``_non_atomic_requests`` of a stream's view: no database wraps it in a transaction."""
 
@@ -130,7 +115,7 @@ class Handshake(APIView, Stream):
         view = super().as_view(**initkwargs)
         # Keep the mark that method_decorator(login_not_required, name="dispatch") put on the class.
         marked = getattr(cls.dispatch, "login_required", None) is False
-        view.login_required = False if marked else _DemandedByHandshake()  # type: ignore[attr-defined]
+        view.login_required = False if marked else DemandedByHandshake()  # type: ignore[attr-defined]
         mark(view)
         _share_keys(cls)
         view._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined]
@@ -378,31 +363,3 @@ def _as_json(error: Exception) -> APIException:
         return BodyTooLarge()
     # Like Django, do not tell the client why.
     return ParseError("Bad request.", code="bad_request")
-
-
-@functools.cache
-def _login_required_everywhere() -> bool:
-    def is_it(path: str) -> bool:
-        # Compare names. To import the module would need apps of django.contrib that a project may
-        # lack.
-        classes = getattr(import_string(path), "__mro__", ())
-        names = {f"{it.__module__}.{it.__qualname__}" for it in classes}
-        return "django.contrib.auth.middleware.LoginRequiredMiddleware" in names
-
-    return any(is_it(path) for path in settings.MIDDLEWARE)
-
-
-def login_demanded(request: HttpRequest) -> bool:
-    """Return whether ``LoginRequiredMiddleware`` would have demanded a user of this view."""
-    match = request.resolver_match
-    if match is None or getattr(match.func, "login_required", None) is False:
-        return False
-    return _login_required_everywhere()
-
-
-def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
-    if setting == "MIDDLEWARE":
-        _login_required_everywhere.cache_clear()
-
-
-setting_changed.connect(_on_setting_changed)
