@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from django.contrib.auth.models import User
 from rest_framework import serializers
-from rest_framework.authentication import SessionAuthentication
+from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.permissions import AllowAny, IsAuthenticated
 
 from django_sse import SSEView, serializes, sse_path
@@ -39,6 +39,17 @@ class Clock(SSEView):
     topics = ["clock"]
 
 
+class Price(TypedDict):
+    price: int
+
+
+class Prices(SSEView):
+    authentication_classes = [TokenAuthentication]
+    permission_classes = [IsAuthenticated]
+    topics = ["prices"]
+    events = {"price": Price, "prices": list, "raw": dict, "count": int, "user": UserSerializer}
+
+
 class Generate(SSEView):
     http_method_names = ["post"]
     serializer_class = PromptSerializer
@@ -50,4 +61,5 @@ urlpatterns = [
     sse_path("orders/<slug:shop>/", Orders),
     sse_path("clock/", Clock),
     sse_path("generate/", Generate),
+    sse_path("prices/", Prices),
 ]

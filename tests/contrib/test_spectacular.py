@@ -100,3 +100,20 @@ def test_post_and_undeclared_streams_are_described(generated: tuple[str, dict[st
     assert "The time." in clock["description"]
     assert "403" not in clock["responses"]
     assert "oneOf" not in json.dumps(clock)
+
+
+def test_data_of_every_declared_type_is_described(generated: tuple[str, dict[str, Any]]) -> None:
+    version, document = generated
+    operation = document["paths"]["/prices/"]["get"]
+    assert {"401", "403"} <= set(operation["responses"])
+    media = operation["responses"]["200"]["content"]["text/event-stream"]
+    item = media["itemSchema" if version.startswith("3.2") else "x-itemSchema"]
+    data = {
+        it["properties"]["event"]["const"]: it["properties"].get("data") for it in item["oneOf"]
+    }
+    schemas = {name: it["contentSchema"] for name, it in data.items() if it is not None}
+    assert schemas["price"]["properties"]["price"]["type"] == "integer"
+    assert schemas["prices"] == {"type": "array", "items": {}}
+    assert schemas["raw"] == {"type": "object"}
+    assert schemas["count"]["type"] == "integer"
+    assert schemas["user"] == {"$ref": "#/components/schemas/User"}
