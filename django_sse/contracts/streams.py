@@ -19,6 +19,7 @@ from django.urls.resolvers import RoutePattern
 from django_sse.streams.following import topics_of_class
 from django_sse.topics.declarations import RESERVED
 from django_sse.views import SSEView
+from django_sse.wire.events import ServerSentEvent
 
 from .schemas import Schemas
 
@@ -83,6 +84,9 @@ def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
             for declaration in declarations
             for name, declared in declaration.events.items()
         ]
+        beat = _heartbeat_event(view)
+        if beat is not None and beat not in {event["event"] for event in events}:
+            events.append({"event": beat, "schema": {}})
         # What streams send by themselves has text that clients need not read.
         events += [{"event": name, "schema": {}} for name in sorted(RESERVED)]
     return {
@@ -94,3 +98,12 @@ def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
         "topics": [str(topic) for topic in topics],
         "events": events,
     }
+
+
+def _heartbeat_event(view: Any) -> str | None:
+    """Return the name of the event that is the view's heartbeat, where it is one that clients see."""
+    heartbeat = view._own_heartbeat()
+    event = heartbeat.event if heartbeat else None
+    # A callable may return any event.
+    visible = isinstance(event, ServerSentEvent) and event.data is not None
+    return event.event or "message" if visible else None

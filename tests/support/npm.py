@@ -24,6 +24,8 @@ PACKAGES = (
     "eventsource@4.1.1",
     "eventsource-parser@3.1.1",
     "puppeteer-core@24.43.1",
+    "esbuild@0.25.12",
+    "typescript@5.9.3",
     "sse.js@2.8.0",
 )
 

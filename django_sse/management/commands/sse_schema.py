@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
-from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from django_sse.contracts.streams import document
+from django_sse.management.files import add_output, write
 
 
 class Command(BaseCommand):
@@ -22,15 +22,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take where to write."""
-        parser.add_argument("--output", "-o", metavar="FILE", help="a file instead of the output")
+        add_output(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Write the document; raise ``CommandError`` where the file cannot be written."""
-        text = json.dumps(document(), indent=2, ensure_ascii=False)
-        if options["output"] is None:
-            self.stdout.write(text)
-            return
-        try:
-            Path(options["output"]).write_text(f"{text}\n", encoding="utf-8")
-        except OSError as error:
-            raise CommandError(f"{options['output']} cannot be written: {error}") from error
+        write(self, json.dumps(document(), indent=2, ensure_ascii=False), options["output"])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import aiohttp
 import httpx
@@ -20,7 +21,7 @@ from tests.support.npm import node
 from tests.support.services import find
 
 from .conftest import Browser
-from .tricky import NAMES
+from .tricky import MODES, NAMES
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SECONDS = 60.0
@@ -138,8 +139,24 @@ PAGES = {
 }
 
 
+#: The ways to use the generated client, in Chromium and in Firefox.
+TYPED = [f"typed-{mode}" for mode in MODES]
+TYPED_IN_FIREFOX = [f"firefox-typed-{mode}" for mode in MODES]
+
+
+def arguments(name: str) -> list[str]:
+    """Return the name of a client's script, and what it takes."""
+    if not name.startswith("firefox"):
+        return [name]
+    return ["firefox", firefox(), *name.split("-")[2:]]
+
+
 def show(browser: Browser, name: str, path: str) -> None:
     """Show the page of a client, which then reads the stream at ``path``."""
+    if name in TYPED:
+        mode = name.removeprefix("typed-")
+        browser.page.goto(f"{browser.url}/typed/?{urlencode({'stream': path, 'mode': mode})}")
+        return
     page = PAGES[name]
     names = NAMES if "tricky" in path else ("number",)
     html = page.html.replace("ADDRESS", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from rest_framework import serializers
 from rest_framework.negotiation import DefaultContentNegotiation
 
 from django_sse import ServerSentEvent, SSEView, StreamFinished, apublish, sse_path
+from django_sse.contracts.typescript import javascript
 from tests.project.journal import record
 
 LARGE = "0123456789" * 100_000
@@ -82,6 +84,9 @@ class Open(SSEView):
 
 class Tricky(Open):
     """Heartbeats come between the events, as the settings say."""
+
+    # A typed client leaves text as it is, and parses the rest.
+    events = {None if it == "message" else it: dict if it == "object" else str for it in NAMES}
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -191,6 +196,51 @@ class Blank(View):
         return HttpResponse("<!DOCTYPE html><title>blank</title>")
 
 
+#: How a typed client is used: the arguments behind the address, and what reads it.
+MODES = {
+    "handlers": "handlers",
+    "fetch": "handlers, { fetch: true }",
+    "iteration": "undefined",
+    "shared": 'handlers, { shared: "a" }',
+    "worker": 'handlers, { shared: "b", worker: "/typed.js" }',
+}
+
+
+class Typed(View):
+    """A page with the generated client, which keeps type, data and id of each event in ``log``.
+
+    ``?stream=…`` is the address of the stream, ``?mode=…`` one of ``MODES``.
+    """
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        kind = MODES[request.GET["mode"]]
+        names, address = json.dumps(NAMES), json.dumps(request.GET["stream"])
+        return HttpResponse(f"""<!DOCTYPE html><title>typed</title>
+        <script>window.log = []; window.states = []; window.ended = false;</script>
+        <script type="module">
+          import {{ connect }} from "/typed.js";
+          const show = ({{ event, data, id }}) => {{
+            log.push([event, typeof data === "string" ? data : JSON.stringify(data), id]);
+            if (event === "end") stream.close();
+          }};
+          const handlers = {{}};
+          for (const name of [...{names}, "number"]) handlers[name] = (_, event) => show(event);
+          const stream = window.stream = connect({address}, {kind});
+          window.watching = setInterval(() => {{
+            if (states.at(-1) !== stream.state) states.push(stream.state);
+            ended = stream.state === "closed";
+          }}, 10);
+          if ({json.dumps(kind == "undefined")}) for await (const event of stream) show(event);
+        </script>""")
+
+
+class TypedClient(View):
+    """The client that is generated from this project's streams."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse(javascript(), content_type="text/javascript")
+
+
 urlpatterns = [
     sse_path("tricky/", Tricky),
     sse_path("numbers/", Numbers),
@@ -199,4 +249,6 @@ urlpatterns = [
     sse_path("signals/", Signals),
     sse_path("v1/chat/completions", Completions),
     path("blank/", Blank.as_view()),
+    path("typed/", Typed.as_view()),
+    path("typed.js", TypedClient.as_view()),
 ]

@@ -1,4 +1,5 @@
-// Debian's Firefox, by WebDriver BiDi: a page of the server's, and the browser's EventSource in it.
+// Debian's Firefox, by WebDriver BiDi: a page of the server's, and in it the browser's EventSource,
+// or the generated client.
 import { load, names, url } from "./common.mjs";
 
 const puppeteer = (await load("puppeteer-core")).default;
@@ -8,8 +9,10 @@ const browser = await puppeteer.launch({
 });
 try {
   const page = await browser.newPage();
-  await page.goto(new URL("/blank/", url).href);
-  await page.evaluate((address, types) => {
+  const mode = process.argv[6]; // of the generated client; otherwise the browser's EventSource reads
+  const shown = mode ? `/typed/?${new URLSearchParams({ stream: url, mode })}` : "/blank/";
+  await page.goto(new URL(shown, url).href);
+  if (!mode) await page.evaluate((address, types) => {
     window.log = [];
     window.ended = false;
     const source = new EventSource(address);
