@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench compat docs screenshots clean
+.PHONY: help demo test check bench compat docs screenshots client clean
 
 help: ## say what there is
 	@echo "make demo    serve the demo shop with Daphne on http://127.0.0.1:$(PORT)/"
@@ -20,6 +20,7 @@ help: ## say what there is
 	@echo "make bench   measure beside a bare ASGI application"
 	@echo "make compat  try streams beside other packages, in $(COMPAT_VENV) (ARGS=sentry: rows with that in their name)"
 	@echo "make docs    build the documentation as a site, in dist/site (make screenshots renews its pictures)"
+	@echo "make client  build the browsers' client anew from its source"
 	@echo "make clean   remove $(VENV), the database of the demo, and what tools have left behind"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT), WORKERS=$(WORKERS) (tests at once)"
@@ -52,6 +53,9 @@ docs: $(VENV)/.dev ## build the site of the documentation
 
 screenshots: $(VENV)/.dev ## renew the pictures of the documentation
 	SCREENSHOTS=1 $(BIN)/python -m pytest -q tests/docs/test_screenshots.py
+
+client: $(VENV)/.dev ## build the browsers' client
+	RENEW_CLIENT=1 $(BIN)/python -m pytest -q tests/contracts/test_typescript.py -k runtime
 
 # About thirty packages that nothing else needs, and so in an environment of their own.
 compat: $(COMPAT_VENV)/.compat ## try streams beside other packages

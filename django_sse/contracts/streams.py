@@ -105,5 +105,6 @@ def _heartbeat_event(view: Any) -> str | None:
     heartbeat = view._own_heartbeat()
     event = heartbeat.event if heartbeat else None
     # A callable may return any event.
-    visible = isinstance(event, ServerSentEvent) and event.data is not None
-    return event.event or "message" if visible else None
+    if not isinstance(event, ServerSentEvent) or event.data is None:
+        return None
+    return event.event or "message"

@@ -53,6 +53,17 @@ export interface Always {
 }
 """
 
+_ANY = """\
+/** The events of a stream that declares none. */
+export type AnyEvents = Record<string, any>;
+"""
+
+_EVENTS_OF = """\
+/** What this project's streams send, by path. */
+export type EventsOf<Path extends string> =
+  Path extends `${infer Before}?${string}` ? EventsAt<Before> : EventsAt<Path>;
+"""
+
 
 def typescript() -> str:
     """Return a client in TypeScript, with the types of all events that streams declare."""
@@ -64,12 +75,9 @@ def typescript() -> str:
         *(_interface(names[name], it, names) for name, it in described["schemas"].items()),
         _ALWAYS,
         *(_events(name, it, names) for name, it in streams if it["events"] is not None),
-        "/** The events of a stream that declares none. */\n"
-        "export type AnyEvents = Record<string, any>;\n",
+        _ANY,
         _events_at(streams),
-        "/** What this project's streams send, by path. */\n"
-        "export type EventsOf<Path extends string> =\n"
-        "  Path extends `${infer Before}?${string}` ? EventsAt<Before> : EventsAt<Path>;\n",
+        _EVENTS_OF,
         f"const TEXT: [RegExp, string[]][] = {_text_events(described['streams'])};\n",
         _runtime_source(),
     ]

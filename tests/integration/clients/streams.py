@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.template import RequestContext, Template
 from django.urls import path
 from django.views import View
-from rest_framework.exceptions import APIException
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import APIException, PermissionDenied
+from rest_framework.permissions import IsAuthenticated
 
-from django_sse import ServerSentEvent, SSEView, StreamFinished, publish, sse_path
+from django_sse import ServerSentEvent, SSEView, StreamFinished, apublish, publish, sse_path
+from django_sse.tickets import TicketAuthentication, TicketView
 from tests.docs.pages import ROOT, blocks
 from tests.project.journal import record
 
@@ -108,10 +113,85 @@ class Board(View):
         return self.get(request)
 
 
+class Scribbles(SSEView):
+    """A topic of ``?key=…`` with a snapshot: how many connections there were."""
+
+    authentication_classes = []
+    permission_classes = []
+    retry = 100
+
+    async def get_topics(self) -> list[str]:
+        return [f"scribbles-{self.key}"]
+
+    async def connect(self) -> None:
+        self.key = self.request.GET["key"]
+        record("connect", key=self.key, last=self.last_event_id)
+
+    async def snapshot(self) -> None:
+        await self.send({"snapshot": self.key}, event="snapshot")
+
+    async def disconnect(self) -> None:
+        record("disconnect", key=self.key)
+
+
+async def scribble(request: HttpRequest) -> HttpResponse:
+    """Publish ``?text=…`` to the topic of ``?key=…``."""
+    await apublish(f"scribbles-{request.GET['key']}", request.GET["text"], event="line")
+    return HttpResponse("ok")
+
+
+class Bearer(BaseAuthentication):
+    """Knows one user, by a header."""
+
+    def authenticate(self, request: Any) -> Any:
+        if request.headers.get("Authorization") != "Bearer demo":
+            return None
+        return User.objects.get(username="demo"), None
+
+
+class Tickets(TicketView):
+    """Keeps count of the tickets that it gives."""
+
+    authentication_classes = [Bearer]
+
+    def post(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        record("ticket", path=request.data["path"])
+        return super().post(request, *args, **kwargs)
+
+
+class Ticketed(Scripted):
+    """The same as ``Scripted``, for users with a ticket; ``403`` refuses one."""
+
+    authentication_classes = [TicketAuthentication]
+    permission_classes = [IsAuthenticated]
+
+    async def connect(self) -> None:
+        await super().connect()
+        if self.step == "403":
+            raise PermissionDenied
+
+
+class Heavy(SSEView):
+    """Send 300 events of 100 kB, and keep the number of the last one."""
+
+    authentication_classes = []
+    permission_classes = []
+
+    async def stream(self) -> None:
+        for number in range(300):
+            await self.send({"number": number, "padding": "." * 100_000})
+            record("sent", key="heavy", number=number)
+
+
 urlpatterns = [
     *tricky.urlpatterns,
     sse_path("scripted/", Scripted),
     sse_path("scripted-for-datastar/", Scripted.as_view(named="datastar-merge-fragments")),
+    sse_path("scribbles/", Scribbles),
+    path("scribble/", scribble),
+    path("tickets/", Tickets.as_view()),
+    sse_path("ticketed/", Ticketed),
+    sse_path("heavy/", Heavy),
     sse_path("orders/", News, name="order-events"),
     path("orders/rename/", Board.as_view()),
 ]

@@ -190,7 +190,8 @@ STOPPING = [
     "typed",
 ]
 
-_HIDE = """hidden => {
+#: Tells a page that its tab was hidden, or shown.
+HIDE = """hidden => {
   Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
   Object.defineProperty(document, "visibilityState", {
     configurable: true, get: () => hidden ? "hidden" : "visible",
@@ -214,9 +215,9 @@ def test_client_resumes_without_loss(
         reader.wait_for(15)
         assert proxy.cuts == 1
         if browser is not None:
-            browser.page.evaluate(_HIDE, True)
+            browser.page.evaluate(HIDE, True)
             time.sleep(0.3)
-            browser.page.evaluate(_HIDE, False)
+            browser.page.evaluate(HIDE, False)
         reader.wait_for(25)
         server[0].stop()
         server[0].start()
