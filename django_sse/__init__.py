@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .topics.publishing import apublish as apublish
     from .topics.publishing import latest_event_id as latest_event_id
     from .topics.publishing import publish as publish
+    from .topics.templates import apublish_template as apublish_template
+    from .topics.templates import publish_template as publish_template
     from .views import SSEView as SSEView
     from .wire.events import ServerSentEvent as ServerSentEvent
     from .wire.heartbeat import Heartbeat as Heartbeat
@@ -42,6 +44,7 @@ _HOMES = {
     "aclose_streams": "topics.orders",
     "alatest_event_id": "topics.publishing",
     "apublish": "topics.publishing",
+    "apublish_template": "topics.templates",
     "close_streams": "topics.orders",
     "EventTooLarge": "exceptions",
     "Heartbeat": "wire.heartbeat",
@@ -50,6 +53,7 @@ _HOMES = {
     "InvalidTopic": "exceptions",
     "latest_event_id": "topics.publishing",
     "publish": "topics.publishing",
+    "publish_template": "topics.templates",
     "PublishFailed": "exceptions",
     "SerializerNotFound": "exceptions",
     "serializes": "wire.serialization",

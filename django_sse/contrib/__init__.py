@@ -1,5 +1,6 @@
-"""Connections to other libraries: metrics for Prometheus, and spans for OpenTelemetry.
+"""Connections to other libraries.
 
-``apps`` imports a module of this package only if its library is installed. It promises that streams
-cost nothing more where the library is missing.
+``prometheus``, ``opentelemetry`` and ``spectacular`` are imported by ``apps``, and only if their
+library is installed. They promise that streams cost nothing more where it is missing. ``htmx``,
+``turbo`` and ``datastar`` make HTML for libraries of the page; projects import them.
 """

@@ -26,6 +26,7 @@ from django_sse.topics.declarations import (
     events_are_checked,
 )
 from django_sse.topics.rendering import default_renderer_class
+from django_sse.topics.templates import Template, Wrap, render
 from django_sse.wire.events import ServerSentEvent, check_fields, encode_fields
 from django_sse.wire.serialization import (
     ObjectWriter,
@@ -158,6 +159,38 @@ class Sending(Typed[T]):
             await outbox.drain()
             if outbox.gone:
                 raise StreamClosed(self._closed_text())
+
+    async def send_template(
+        self,
+        template: Template,
+        context: Mapping[str, Any] | None = None,
+        *,
+        event: str | None = None,
+        id: str | None = None,
+        retry: int | timedelta | None = None,
+        comments: str | None = None,
+        request: bool = False,
+        using: str | None = None,
+        wrap: Wrap | None = None,
+    ) -> None:
+        """Render a template with Django's engines, and send its text.
+
+        ``template`` is a name, or several, of which the first that exists counts; ``using`` is the
+        name of the engine, by default each in turn, as in Django's ``render_to_string()``. With
+        ``request=True``, the template has the view's request, and what context processors make of
+        it. The request is that of the handshake: its user, session and cookies are of that moment.
+
+        ``wrap`` is called with the HTML, and returns the text or the ``ServerSentEvent`` that is
+        sent in its place.
+
+        It is rendered in the streams' pool of threads, where it may query, and never in the event
+        loop. Raises ``TemplateDoesNotExist``, what the template raises, and what ``send()`` does.
+        """
+        if self._outbox is None or self.close_reason is not None:
+            raise StreamClosed(self._closed_text())
+        own = self.request._request if request else None
+        rendered = await sync_to_async(render)(template, context, own, using, wrap)
+        await self.send(rendered, event, id, retry, comments)
 
     def declarations(self, topics: Iterable[str]) -> tuple[Declaration, ...]:
         """Return what the view and these topics declare."""

@@ -25,7 +25,7 @@ from django_sse.brokers import get_broker
 from django_sse.conf import conf
 from django_sse.exceptions import EventTooLarge, InvalidEvent, InvalidTopic
 from django_sse.monitoring.metrics import counters
-from django_sse.wire.events import check_fields, encode_head, encode_tail
+from django_sse.wire.events import ServerSentEvent, check_fields, encode_head, encode_tail
 from django_sse.wire.serialization import (
     ObjectWriter,
     SerializerClass,
@@ -74,6 +74,8 @@ def publish(
     ``data`` is serialized now, as in a view: by ``serializer``, or by the registry of
     ``@serializes``, with ``context``. ``renderer``, or the setting ``RENDERER``, makes the text.
     Without a ``context``, serializers have a ``request`` where the setting ``BASE_URL`` is given.
+    ``data`` may also be a ``ServerSentEvent``, which has its own ``event``, ``retry`` and
+    ``comments``, and no id: the broker gives it.
 
     The event is sent when the transaction of the database ``using`` commits, and dropped when the
     transaction is rolled back. Outside of a transaction, or with ``on_commit=False``, it is sent at
@@ -93,9 +95,12 @@ def publish(
     once; ``UndeclaredEvent``, where events are checked, for one that the ``Topic`` does not declare; ``PublishFailed`` when the broker did not confirm the event within ``PUBLISH_TIMEOUT``
     seconds, which an event that waits for the commit raises as the transaction commits;
     ``TransactionManagementError`` where autocommit is off, outside of an atomic block;
-    ``SynchronousOnlyOperation`` on a thread with a running event loop.
+    ``SynchronousOnlyOperation`` on a thread with a running event loop; ``TypeError`` for a
+    ``ServerSentEvent`` beside an ``event``, ``retry`` or ``comments``.
     """
     words = Words(serializer, renderer, context)
+    if _is_whole(data):
+        data, event, retry, comments = _parts(data, event, retry, comments)
     options = _options(idempotency_key, exclude)
     encoded = _encode(topics, data, event, retry, comments, key, options, words)
     if on_commit and in_transaction(using):
@@ -124,6 +129,8 @@ async def apublish(
     Objects are serialized in the event loop; a ``QuerySet`` is evaluated in a thread first.
     """
     words = Words(serializer, renderer, context)
+    if _is_whole(data):
+        data, event, retry, comments = _parts(data, event, retry, comments)
     try:
         data, _ = look_through(data)
         if isinstance(data, QuerySet):
@@ -251,6 +258,28 @@ class Words(NamedTuple):
         if context is None:
             return _threads.writer(renderer).write(data)
         return _writer(renderer, lambda: dict(context)).write(data)
+
+
+def _is_whole(data: Any) -> bool:
+    # isinstance() would evaluate one of Django's lazy objects, which may make a query.
+    return issubclass(type(data), ServerSentEvent)
+
+
+def _parts(whole: ServerSentEvent, *given: Any) -> tuple[Any, str | None, int | None, str | None]:
+    """Return data, event, retry and comments of an event that was given whole."""
+    if any(it is not None for it in given):
+        raise TypeError(
+            "publish() takes a ServerSentEvent alone: it has its own event, retry and comments. "
+            "Use dataclasses.replace() to change them."
+        )
+    if whole.id is not None:
+        raise InvalidEvent(
+            f"An event that is published must have no id of its own, got {whole.id!r}: the broker "
+            "gives it one, with which clients resume.",
+            field="id",
+            value=whole.id,
+        )
+    return whole.data, whole.event, whole.retry, whole.comments
 
 
 def _encode(

@@ -19,6 +19,7 @@ PACKAGES = (
     "htmx4@npm:htmx.org@4.0.1",
     "@microsoft/fetch-event-source@2.0.1",
     "@starfederation/datastar@1.0.0-beta.11",
+    "@hotwired/turbo@8.0.23",
     "axe-core@4.14.1",
     "event-source-polyfill@1.0.31",
     "eventsource@4.1.1",

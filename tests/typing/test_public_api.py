@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, assert_type
 
 from django.contrib.auth.models import User
@@ -27,10 +28,16 @@ from django_sse import (
     SSEView,
     StreamClosed,
     StreamFinished,
+    apublish_template,
+    publish,
+    publish_template,
     serializes,
     sse_path,
 )
 from django_sse.asgi import ASGIHandler, get_asgi_application
+from django_sse.contrib import turbo
+from django_sse.contrib.datastar import patch_elements, patch_signals
+from django_sse.contrib.htmx import delete, oob
 from django_sse.events import EventDecoder
 from django_sse.testing import StreamClient, connect
 
@@ -202,6 +209,27 @@ def test_module_of_a_user_works() -> None:
     assert errors(InvalidEvent("x", field="id", value=5)) == 5
     assert errors(SerializerNotFound("x", type=int, view=None)) is int
     assert errors(SSEError("x")) is None
+
+
+class Rendered(SSEView[Point]):
+    """A view that sends templates, and the ways to publish them."""
+
+    async def stream(self) -> None:
+        await self.send_template("row.html", {"a": 1}, event="row", request=True, using="jinja2")
+        await self.send_template(["a.html", "b.html"], wrap=oob)
+        await self.send_template("a.html", wrap=patch_elements)
+        await self.send_template("a.html", wrap=partial(turbo.append, target="rows"))
+        await self.send_template("a.html", wrap=len)  # type: ignore[arg-type]
+        await self.send(patch_signals({"a": 1}))
+        assert_type(await apublish_template("a", "row.html", {"a": 1}, key="k"), str)
+
+    def publish(self) -> None:
+        assert_type(publish_template(["a", "b"], "row.html", wrap=oob, on_commit=False), str | None)
+        publish("a", delete("#a") + turbo.remove("a"))
+        publish("a", patch_elements("<b>", "#a", mode="append"))
+        oob("<b>", "#a", "below")  # type: ignore[arg-type]
+        patch_elements("<b>", mode="below")  # type: ignore[arg-type]
+        turbo.replace("<b>", "a", method="slowly")  # type: ignore[arg-type]
 
 
 class TypedPoints(SSEView[Point]):
