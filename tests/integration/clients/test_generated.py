@@ -36,10 +36,10 @@ def test_tabs_share_one_connection(
         ["snapshot", "one", "two", "three", "four", "five"],
         ["snapshot", "three", "four", "five"],
     ]
-    # Two tabs hold the connection one after the other, or a worker does. A tab that comes later, or
+    # Three tabs hold the connection one after the other, or a worker does. A tab that comes later, or
     # comes back, asks once for what it has missed.
     opened = server[1].read("connect", key=key)
-    assert len(opened) <= 5, opened
+    assert len(opened) <= (6 if mode == "locks" else 4), opened
     assert server[1].wait_for("disconnect", key=key, count=len(opened))
 
 
@@ -111,16 +111,13 @@ def test_tickets_are_fetched_kept_and_renewed(
     browser: Browser, server: tuple[Server, Journal]
 ) -> None:
     options = {"ticket": "/tickets/", "headers": {"Authorization": "Bearer demo"}, "retry": 100}
-    start(browser, "/ticketed/?key=ticket&script=ends,403,ends,stays", options)
+    start(browser, "/ticketed/?key=ticket&script=ends,403,403,ends,stays", options)
     wait(browser, "log.length === 3")
-    assert browser.connects("ticket", 4)[3] == ("stays", "2")
-    # The second one, as the first one was refused.
-    assert server[1].read("ticket", path="/ticketed/") == [
-        {**it, "path": "/ticketed/"} for it in server[1].wait_for("ticket", count=2)
-    ]
+    assert browser.connects("ticket", 5)[4] == ("stays", "2")
+    # The EventSource is refused, then fetch with the same ticket, and then there is a new one.
     assert len(server[1].read("ticket", path="/ticketed/")) == 2
     # A new ticket that is refused is the end.
-    start(browser, "/ticketed/?key=no&script=403,403", options)
+    start(browser, "/ticketed/?key=no&script=403,403,403", options)
     wait(browser, "stream.state === 'closed'")
     assert browser.page.evaluate("states.at(-1)[1]") == 403
 

@@ -29,13 +29,18 @@ async function open() {
   return page;
 }
 
-async function has(page, text) {
+// Puppeteer's own waiting stands still in tabs that are not in front.
+async function until(page, condition) {
   for (let tries = 0; tries < 200; tries += 1) {
-    const log = await page.evaluate("log");
-    if (log.includes(text)) return log;
+    if (await page.evaluate(condition)) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  throw new Error(`${text} is not there: ${await page.evaluate("log + stream.state")}`);
+  throw new Error(`never ${condition}: ${await page.evaluate("log + stream.state")}`);
+}
+
+async function has(page, text) {
+  await until(page, `log.includes("${text}")`);
+  return page.evaluate("log");
 }
 
 try {
@@ -56,7 +61,7 @@ try {
   await has(third, "three");
   // A hidden tab pauses, and gets what it missed.
   await second.evaluate(hide, true);
-  await second.waitForFunction("stream.state === 'paused'");
+  await until(second, "stream.state === 'paused'");
   await say("four");
   await has(third, "four");
   await second.evaluate(hide, false);
