@@ -27,6 +27,10 @@ PACKAGES = (
     "puppeteer-core@24.43.1",
     "esbuild@0.25.12",
     "typescript@5.9.3",
+    "react@19.2.0",
+    "react-dom@19.2.0",
+    "@types/react@19.2.2",
+    "@types/react-dom@19.2.2",
     "sse.js@2.8.0",
 )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from django_sse.contracts.typescript import typescript
+from tests.docs.pages import ROOT, blocks
 from tests.project.journal import Journal
+from tests.support.npm import node
 from tests.support.servers import Server
 from tests.support.services import find
 
@@ -138,3 +142,70 @@ def test_what_is_iterated_slowly_is_not_read_ahead(
       return numbers;
     }""")
     assert numbers == list(range(1, 300))
+
+
+def documented(name: str) -> str:
+    """Return a file of the documentation, which names itself in its first line."""
+    page = blocks(ROOT / "docs" / "typed-clients.md")
+    [text] = [it.text for it in page if it.text.startswith(f"// {name}\n")]
+    return text.replace("/lines/", "/scribbles/?key=react")
+
+
+def say(browser: Browser, key: str, text: str) -> None:
+    browser.page.evaluate(f"fetch('/scribble/?key={key}&text={text}')")
+
+
+def test_the_documented_hook_of_react(browser: Browser, packages: Path, tmp_path: Path) -> None:
+    """It keeps its stream while its component is rendered again, and strict TypeScript takes it."""
+    (tmp_path / "node_modules").symlink_to(packages)
+    (tmp_path / "streams.ts").write_text(typescript())
+    for name in ("useStream.ts", "Orders.tsx"):
+        (tmp_path / name).write_text(documented(name))
+    (tmp_path / "main.tsx").write_text(
+        """import { StrictMode } from "react";
+        import { createRoot } from "react-dom/client";
+        import { Orders } from "./Orders";
+        createRoot(document.body).render(<StrictMode><Orders /></StrictMode>);"""
+    )
+    options = "--noEmit --strict --jsx react-jsx --target es2022 --module esnext"
+    tsc = [node(), str(packages / "typescript/bin/tsc"), *options.split()]
+    checked = subprocess.run(
+        [*tsc, "--moduleResolution", "bundler", "main.tsx"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert checked.stdout == ""
+    bundle = "--bundle --jsx=automatic --outfile=main.js main.tsx"
+    subprocess.run(
+        [str(packages / "esbuild/bin/esbuild"), *bundle.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    browser.page.goto(f"{browser.url}/blank/")
+    browser.page.add_script_tag(content=(tmp_path / "main.js").read_text())
+    wait(browser, "document.querySelector('ul')?.dataset.state === 'open'")
+    for text in ("one", "two"):
+        say(browser, "react", text)
+        wait(browser, f"document.body.innerText.includes('{text}')")
+    assert browser.page.locator("li").all_inner_texts() == ["one", "two"]
+    # StrictMode mounts each component twice.
+    assert len(browser.requests("react")) <= 2
+
+
+def test_the_documented_element(browser: Browser) -> None:
+    text = documented("sse-source.js").replace("./streams.js", "/typed.js")
+    browser.show(f"""<sse-source src="/scribbles/?key=element" events="line reset"></sse-source>
+      <script>
+        window.log = [];
+        document.addEventListener("line", ({{ detail }}) => log.push(detail));
+      </script><script type="module">{text}</script>""")
+    wait(browser, "document.querySelector('sse-source').getAttribute('state') === 'open'")
+    say(browser, "element", "one")
+    wait(browser, "log.length === 1")
+    browser.page.evaluate("document.querySelector('sse-source').remove()")
+    assert browser.leaves("element")
