@@ -20,6 +20,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.permissions import AllowAny
 from rest_framework.serializers import BaseSerializer
 
+from django_sse.contracts.streams import OWN_EVENTS
 from django_sse.handshake.form import serializer_of_body
 from django_sse.handshake.page import is_browsable
 from django_sse.streams.following import topics_of_class
@@ -27,13 +28,6 @@ from django_sse.tickets import TicketAuthentication
 from django_sse.topics.declarations import declaring, parts
 from django_sse.wire.events import CONTENT_TYPE
 from django_sse.wire.serialization import find_serializer
-
-#: Events that streams send by themselves, and what they say.
-_OWN = {
-    "reset": "Events were lost: forget what is shown, and build it again from what follows.",
-    "dropped": "This slow client did not get as many events as the data says.",
-    "revoked": "The stream was ended by the server, for example as its user lost a permission.",
-}
 
 _ERRORS = {
     "400": "The request was refused.",
@@ -152,7 +146,7 @@ class EventStreamSchema(AutoSchema):
                     "properties": {"event": {"const": name}},
                     "required": ["event", "data"],
                 }
-                for name, text in _OWN.items()
+                for name, text in OWN_EVENTS.items()
             ]
         return item
 

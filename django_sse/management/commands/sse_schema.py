@@ -1,4 +1,7 @@
-"""``manage.py sse_schema``: the streams of a project, their events, and what is in them, as JSON."""
+"""``manage.py sse_schema``: the streams of a project, their events, and what is in them, as JSON.
+
+``--asyncapi`` writes the same as an AsyncAPI 3.0 document.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from django_sse.contracts.asyncapi import asyncapi_document
 from django_sse.contracts.streams import document
 
 
@@ -21,12 +25,28 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take where to write."""
+        """Take where to write, and as what."""
         parser.add_argument("--output", "-o", metavar="FILE", help="a file instead of the output")
+        parser.add_argument(
+            "--asyncapi", action="store_true", help="write an AsyncAPI 3.0 document"
+        )
+        parser.add_argument(
+            "--title", help="with --asyncapi: the document's title (default: Event streams)"
+        )
+        parser.add_argument(
+            "--api-version",
+            metavar="VERSION",
+            help="with --asyncapi: your version (default: 1.0.0)",
+        )
+        parser.add_argument(
+            "--server",
+            metavar="URL",
+            help="with --asyncapi: where the project is deployed (default: no server is named)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Write the document; raise ``CommandError`` where the file cannot be written."""
-        text = json.dumps(document(), indent=2, ensure_ascii=False)
+        """Write the document; raise ``CommandError`` for an option or a file that is of no use."""
+        text = json.dumps(_document(options), indent=2, ensure_ascii=False)
         if options["output"] is None:
             self.stdout.write(text)
             return
@@ -34,3 +54,17 @@ class Command(BaseCommand):
             Path(options["output"]).write_text(f"{text}\n", encoding="utf-8")
         except OSError as error:
             raise CommandError(f"{options['output']} cannot be written: {error}") from error
+
+
+def _document(options: dict[str, Any]) -> dict[str, Any]:
+    title, version, server = options["title"], options["api_version"], options["server"]
+    if not options["asyncapi"]:
+        if title or version or server:
+            raise CommandError("--title, --api-version and --server need --asyncapi.")
+        return document()
+    try:
+        return asyncapi_document(
+            title=title or "Event streams", version=version or "1.0.0", server=server
+        )
+    except ValueError as error:
+        raise CommandError(f"--server: {error}") from error
