@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
-import typing
 from collections.abc import Container, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from django_sse.topics.declarations import Declared, is_union
+from django_sse.topics.declarations import Declared, alternatives
 
 from .schemas import Schema, Schemas
 from .streams import OWN_EVENTS, RoutedStream, declared_events, methods_of, routed_streams
@@ -125,7 +123,7 @@ def _messages(view: Any, schemas: Schemas) -> Iterator[dict[str, Any]]:
         }
         return
     for name, either in events.items():
-        of = [part for it in either for part in _alternatives(it)]
+        of = [part for it in either for part in alternatives(it)]
         found: list[Schema] = []
         for part in of:
             schema = schemas.of(part, view.serializer_classes)
@@ -150,8 +148,8 @@ def _messages(view: Any, schemas: Schemas) -> Iterator[dict[str, Any]]:
 
 def _headers_of(name: str | None) -> Schema:
     if name is None:
-        # So that no message of another event is valid as this one, too.
-        return {**_headers({}), "not": {"required": ["event"]}}
+        # Clients may show an event without a name as "message", as a browser does.
+        return _headers({"event": {"const": "message"}})
     return {**_headers({"event": {"const": name}}), "required": ["event"]}
 
 
@@ -160,16 +158,10 @@ def _headers(event: Schema) -> Schema:
     return {"type": "object", "properties": {**event, **fields}}
 
 
-def _alternatives(declared: Declared) -> list[Declared]:
-    if not is_union(declared):
-        return [declared]
-    return [part for it in typing.get_args(declared) for part in _alternatives(it)]
-
-
 def _content_type(declared: Declared) -> str:
     # Text is sent as it is, everything else as JSON.
-    text = declared is None or declared is types.NoneType
-    return _TEXT if text or (isinstance(declared, type) and issubclass(declared, str)) else _JSON
+    text = declared is None or (isinstance(declared, type) and issubclass(declared, str))
+    return _TEXT if text else _JSON
 
 
 def _free_key(name: str, taken: Container[str]) -> str:
