@@ -10,10 +10,11 @@ import dataclasses
 import json
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -23,12 +24,18 @@ from .wire.events import CONTENT_TYPE, EventDecoder, ServerSentEvent
 #: What turns an event's JSON into an object: a dataclass, a DRF serializer class, or a function.
 Deserializer = Callable[..., Any]
 
+#: What is kept of what was read: nothing, so many of the last events, or all.
+Buffer = int | Literal["all"] | None
+
 #: The reconnection time until the server names one, and the longest pause, in seconds.
 FIRST_RETRY = 3.0
 LONGEST_PAUSE = 60.0
 
 #: How much of the body of a refusal is read.
 BODY_BYTES = 1000
+
+#: How much of the buffer a deserializer's error shows.
+NOTE_CHARACTERS = 10_000
 
 
 class StreamRefused(SSEError):
@@ -45,7 +52,15 @@ class StreamRefused(SSEError):
 
 
 class StreamLost(SSEError):
-    """Raised when the stream could not be opened again in ``max_reconnection_attempts`` attempts."""
+    """Raised when the stream could not be opened again in ``max_reconnection_attempts`` attempts.
+
+    ``buffer`` is what was kept of the stream by ``connect(…, buffer=…)``, else empty.
+    """
+
+    def __init__(self, message: str, *, buffer: str = "") -> None:
+        """Take the text, and what was kept."""
+        super().__init__(message)
+        self.buffer = buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +98,11 @@ class connect:  # noqa: N801 - it is used as a function
     ``client`` is an ``httpx.AsyncClient`` or ``httpx.Client`` to use; further arguments go to its
     ``stream()``, such as ``headers``, ``params``, ``json`` or ``auth``.
 
-    Raises ``StreamRefused`` for an answer that is final (401, 403, 404, no event stream),
+    ``buffer`` keeps what was read, so that an error can show it: a number keeps so many of the
+    last events, and ``"all"`` the whole text, without a bound. The property ``buffer`` returns it,
+    ``StreamLost.buffer`` has it, and a note of the error that a deserializer raises shows its end.
+
+    Raises ``ValueError`` for a wrong ``buffer``, ``StreamRefused`` for an answer that is final (401, 403, 404, no event stream),
     ``StreamLost``, ``EventTooLarge``, and what a deserializer raises. 429 and 5xx count as a lost
     connection, and ``Retry-After`` is obeyed.
     """
@@ -99,11 +118,12 @@ class connect:  # noqa: N801 - it is used as a function
         max_reconnection_attempts: int | None = None,
         timeout: float = 45.0,
         max_event_bytes: int = 16 * 1024 * 1024,
+        buffer: Buffer = None,
         client: httpx.AsyncClient | httpx.Client | None = None,
         **request: Any,
     ) -> None:
         """Take what to read and how; nothing is sent yet."""
-        self._state = _State(last_event_id, deserialize or {}, max_event_bytes)
+        self._state = _State(last_event_id, deserialize or {}, max_event_bytes, _Kept(buffer))
         self._reconnects = method.upper() == "GET" if reconnect is None else reconnect
         self._attempts = max_reconnection_attempts
         self._client = client
@@ -118,6 +138,16 @@ class connect:  # noqa: N801 - it is used as a function
     def last_event_id(self) -> str:
         """The last id that the stream has sent."""
         return self._state.last_event_id
+
+    @property
+    def buffer(self) -> str:
+        """What ``buffer=…`` has kept of the stream so far, over all connections, oldest first.
+
+        With a number, it is the last events with data, the current one included, each written anew
+        as on the wire. With ``"all"``, it is the text as it was read: also comments, fields that
+        no client knows, and an event that was cut off.
+        """
+        return self._state.kept.text()
 
     async def __aiter__(self) -> AsyncIterator[ReceivedEvent]:
         """Yield the events; leave by ``break``, and the connection is closed."""
@@ -205,13 +235,45 @@ class connect:  # noqa: N801 - it is used as a function
         return {**self._request, "headers": headers}
 
 
+class _Kept:
+    """What is kept of what was read."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        if isinstance(buffer, int) and not isinstance(buffer, bool) and buffer > 0:
+            count = buffer
+        elif buffer is None or buffer == "all":
+            count = 0
+        else:
+            raise ValueError(
+                f'buffer must be None, a number of events from 1 on, or "all", got {buffer!r}.'
+            )
+        self._last = deque[ServerSentEvent](maxlen=count)
+        self._all = bytearray() if buffer == "all" else None
+
+    def take_bytes(self, piece: bytes) -> None:
+        if self._all is not None:
+            self._all += piece
+
+    def take_event(self, event: ServerSentEvent) -> None:
+        self._last.append(event)
+
+    def text(self) -> str:
+        kept = b"".join(it.encode() for it in self._last) if self._all is None else self._all
+        return kept.decode(errors="replace")
+
+
 class _State:
     """What is known of a stream from connection to connection."""
 
     def __init__(
-        self, last_event_id: str, deserialize: Mapping[str | None, Deserializer], limit: int
+        self,
+        last_event_id: str,
+        deserialize: Mapping[str | None, Deserializer],
+        limit: int,
+        kept: _Kept,
     ) -> None:
         self.last_event_id = last_event_id
+        self.kept = kept
         self.error: Exception | None = None
         self._deserialize = deserialize
         self._limit = limit
@@ -243,6 +305,7 @@ class _State:
 
     def feed(self, piece: bytes) -> Iterator[ReceivedEvent]:
         """Take bytes; yield the events that they complete."""
+        self.kept.take_bytes(piece)
         blocks = self._decoder.feed(piece)
         # A block that is complete has ended somewhere in this piece.
         self._unfinished = len(piece) if blocks else self._unfinished + len(piece)
@@ -258,12 +321,14 @@ class _State:
                 self.last_event_id = block.id
             if block.data is not None:
                 self._failures, self.error = 0, None
+                self.kept.take_event(block)
                 yield self._received(block)
 
     def end(self) -> None:
         """End a stream that is not asked for again; raise ``StreamLost`` if it broke off."""
         if self.error is not None:
-            raise StreamLost(f"The stream broke off: {self.error}") from self.error
+            text = f"The stream broke off: {self.error}"
+            raise StreamLost(text, buffer=self.kept.text()) from self.error
 
     def pause(self, least: float | None, attempts: int | None) -> float:
         """Return the seconds to wait before the next attempt; raise ``StreamLost`` after the last."""
@@ -271,7 +336,8 @@ class _State:
         if attempts is not None and self._failures > attempts:
             raise StreamLost(
                 f"The stream was lost, and {attempts} attempts brought no event: "
-                f"{self.error or 'it ended each time'}"
+                f"{self.error or 'it ended each time'}",
+                buffer=self.kept.text(),
             ) from self.error
         doubled = min(
             self._retry * 2 ** min(self._failures - 1, 10), max(self._retry, LONGEST_PAUSE)
@@ -283,7 +349,14 @@ class _State:
         name = block.event or None
         deserialize = self._deserialize.get(None if name == "message" else name)
         text = str(block.data)
-        made = None if deserialize is None else _made(deserialize, json.loads(text))
+        made = None
+        if deserialize is not None:
+            try:
+                made = _made(deserialize, json.loads(text))
+            except Exception as error:
+                if kept := self.kept.text()[-NOTE_CHARACTERS:]:
+                    error.add_note(f"What was read of the stream, up to this event:\n{kept}")
+                raise
         return ReceivedEvent(name or "message", text, self.last_event_id, made)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "testproject.shop",
 ]
+
+# The streams in an OpenAPI document, where `pip install "django-sse-views[openapi]"` was run. The
+# sidecar has the files of Swagger UI, so that its page needs no other host.
+OPENAPI = [it for it in ("drf_spectacular", "drf_spectacular_sidecar") if find_spec(it)]
+INSTALLED_APPS += OPENAPI
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -84,12 +90,24 @@ elif "DJANGO_SSE_DB" not in os.environ and "pytest" not in sys.modules:
     # have a database of their own, choose their broker themselves.
     DJANGO_SSE["BROKER"] = {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}
 
-REST_FRAMEWORK = {
+REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "rest_framework.authentication.SessionAuthentication",
         "rest_framework.authentication.TokenAuthentication",
     ],
 }
+if "drf_spectacular" in OPENAPI:
+    REST_FRAMEWORK["DEFAULT_SCHEMA_CLASS"] = "drf_spectacular.openapi.AutoSchema"
+
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "The shop",
+    "DESCRIPTION": "Streams beside an ordinary view.",
+    "VERSION": "1.0.0",
+    "OAS_VERSION": "3.2.0",  # the first one that can describe the events of a stream
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+if "drf_spectacular_sidecar" in OPENAPI:
+    SPECTACULAR_SETTINGS |= {"SWAGGER_UI_DIST": "SIDECAR", "SWAGGER_UI_FAVICON_HREF": "SIDECAR"}
 
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("de", "Deutsch"), ("fr", "Français")]

@@ -1,5 +1,6 @@
-"""The demo's addresses: the shop, and the admin in which orders can be made too."""
+"""The demo's addresses: the shop, the admin in which orders can be made too, and its OpenAPI."""
 
+from django.apps import apps
 from django.contrib import admin
 from django.urls import include, path
 
@@ -7,3 +8,11 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("testproject.shop.urls")),
 ]
+
+if apps.is_installed("drf_spectacular"):
+    from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+    urlpatterns += [
+        path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+        path("api/docs/", SpectacularSwaggerView.as_view(), name="docs"),
+    ]

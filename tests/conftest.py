@@ -25,6 +25,7 @@ SLOW = (
     "docs",
     "integration/attack",
     "integration/clients",
+    "integration/contract",
     "integration/health/test_limits.py",
     "integration/health/test_shutdown.py",
     "integration/health/test_stalled.py",

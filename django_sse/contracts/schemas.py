@@ -18,9 +18,6 @@ from django_sse.wire.serialization import SerializerClass, find_serializer
 
 Schema = dict[str, Any]
 
-#: The place of a named schema in a document.
-PLACE = "#/schemas/"
-
 _STRING: Schema = {"type": "string"}
 
 # A field that is a subclass of several is the first one that matches.
@@ -67,8 +64,9 @@ _TYPES: Mapping[Any, Schema] = {
 class Schemas:
     """Makes schemas; those of serializers are kept in ``named``, by name, and referred to."""
 
-    def __init__(self) -> None:
-        """Begin without a schema."""
+    def __init__(self, place: str = "#/schemas/") -> None:
+        """Begin without a schema; ``place`` is where those in ``named`` stand in the document."""
+        self._place = place
         self.named: dict[str, Schema] = {}
         self._names: dict[SerializerClass, str] = {}
 
@@ -114,7 +112,7 @@ class Schemas:
             name = self._names[serializer_class] = self._free_name(serializer_class)
             self.named[name] = {}  # A serializer may have itself inside.
             self.named[name] = self._object(serializer_class())
-        return {"$ref": f"{PLACE}{name}"}
+        return {"$ref": f"{self._place}{name}"}
 
     def _free_name(self, serializer_class: SerializerClass) -> str:
         name = serializer_class.__name__.removesuffix("Serializer") or serializer_class.__name__

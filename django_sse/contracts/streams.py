@@ -17,11 +17,18 @@ from django.urls import URLPattern, get_resolver
 from django.urls.resolvers import RoutePattern
 
 from django_sse.streams.following import topics_of_class
-from django_sse.topics.declarations import RESERVED
+from django_sse.topics.declarations import RESERVED, Declared
 from django_sse.views import SSEView
 from django_sse.wire.events import ServerSentEvent
 
 from .schemas import Schemas
+
+#: Events that streams send by themselves, and what they say.
+OWN_EVENTS = {
+    "reset": "Events were lost: forget what is shown, and build it again from what follows.",
+    "dropped": "This slow client did not get as many events as the data says.",
+    "revoked": "The stream was ended by the server, for example as its user lost a permission.",
+}
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -37,6 +44,22 @@ class RoutedStream(NamedTuple):
 def routed_streams() -> list[RoutedStream]:
     """Return the streams of the project's ``urls.py``, in its order."""
     return list(_found(get_resolver().url_patterns, "/", ()))
+
+
+def methods_of(view: Any) -> list[str]:
+    """Return the HTTP methods with which a client opens the stream."""
+    return [it.upper() for it in view.http_method_names if it in _METHODS]
+
+
+def declared_events(view: Any) -> dict[str | None, list[Declared]]:
+    """Return what the view and its topics declare of each event; of one name, either may come."""
+    found: dict[str | None, list[Declared]] = {}
+    for declaration in view.declarations(topics_of_class(view)):
+        for name, declared in declaration.events.items():
+            either = found.setdefault(name, [])
+            if declared not in either:
+                either.append(declared)
+    return found
 
 
 def document() -> dict[str, Any]:
@@ -94,7 +117,7 @@ def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
         "name": stream.name,
         "view": f"{cls.__module__}.{cls.__qualname__}",
         "description": inspect.getdoc(cls) if cls.__doc__ else "",
-        "methods": [it.upper() for it in view.http_method_names if it in _METHODS],
+        "methods": methods_of(view),
         "topics": [str(topic) for topic in topics],
         "events": events,
     }

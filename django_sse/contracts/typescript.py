@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .schemas import PLACE, Schema
+from .schemas import Schema
 from .streams import document
 
 _FOLDER = Path(__file__).parent / "client"
@@ -208,7 +208,7 @@ def _text_events(streams: list[dict[str, Any]]) -> str:
 
 def _type(schema: Schema, names: dict[str, str], indent: str = "") -> str:
     if "$ref" in schema:
-        return names[schema["$ref"].removeprefix(PLACE)]
+        return names[schema["$ref"].rpartition("/")[2]]
     if "anyOf" in schema:
         return " | ".join(dict.fromkeys(_type(it, names, indent) for it in schema["anyOf"]))
     if "enum" in schema:

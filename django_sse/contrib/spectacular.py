@@ -20,20 +20,13 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.permissions import AllowAny
 from rest_framework.serializers import BaseSerializer
 
+from django_sse.contracts.streams import OWN_EVENTS, declared_events
 from django_sse.handshake.form import serializer_of_body
 from django_sse.handshake.page import is_browsable
-from django_sse.streams.following import topics_of_class
 from django_sse.tickets import TicketAuthentication
-from django_sse.topics.declarations import declaring, parts
+from django_sse.topics.declarations import Declared, alternatives, declaring
 from django_sse.wire.events import CONTENT_TYPE
 from django_sse.wire.serialization import find_serializer
-
-#: Events that streams send by themselves, and what they say.
-_OWN = {
-    "reset": "Events were lost: forget what is shown, and build it again from what follows.",
-    "dropped": "This slow client did not get as many events as the data says.",
-    "revoked": "The stream was ended by the server, for example as its user lost a permission.",
-}
 
 _ERRORS = {
     "400": "The request was refused.",
@@ -41,6 +34,7 @@ _ERRORS = {
     "403": "The user may not open the stream.",
     "404": "There is no such stream.",
     "406": "The client does not accept text/event-stream.",
+    "415": "The body is of a type that the stream does not read.",
     "429": "Too many requests, or too many streams; see Retry-After.",
     "503": "The server stops, or has as many streams as it takes; see Retry-After.",
 }
@@ -109,29 +103,29 @@ class EventStreamSchema(AutoSchema):
         return responses
 
     def _errors(self) -> Iterator[str]:
-        if self.method == "POST":
+        if self.method != "GET":
             yield "400"
-        if any(it is not AllowAny for it in self.view.permission_classes):
+        authenticators = self.view.get_authenticators()
+        # Wrong credentials are refused also where none are needed.
+        if authenticators or any(it is not AllowAny for it in self.view.permission_classes):
             # DRF answers 401 where the first authenticator says how to authenticate.
-            authenticators = self.view.get_authenticators()
             if authenticators and authenticators[0].authenticate_header(self.view.request):
                 yield "401"
             yield "403"
         if "{" in self.path:
             yield "404"
-        yield from ("406", "429", "503")
+        yield "406"
+        if self.method != "GET":
+            yield "415"
+        yield from ("429", "503")
 
     def _stream(self) -> dict[str, Any]:
         item = self._item()
         if spectacular_settings.OAS_VERSION.startswith("3.2"):
             return {"itemSchema": item}
-        names = [str(name) for name in self._events()]
+        names = [name or "message" for name in declared_events(self.view)]
         text = f"Events: {', '.join(names)}." if names else "Events."
         return {"schema": {"type": "string", "description": text}, "x-itemSchema": item}
-
-    def _events(self) -> dict[str | None, Any]:
-        declarations = self.view.declarations(topics_of_class(self.view))
-        return {name: it for part in declarations for name, it in part.events.items()}
 
     def _item(self) -> dict[str, Any]:
         item: dict[str, Any] = {
@@ -143,36 +137,50 @@ class EventStreamSchema(AutoSchema):
                 "retry": {"type": "integer", "minimum": 0},
             },
         }
-        events = self._events()
+        events = declared_events(self.view)
         if events:
-            item["oneOf"] = [self._event(name, declared) for name, declared in events.items()]
+            item["oneOf"] = [self._event(name, either) for name, either in events.items()]
             item["oneOf"] += [
                 {
                     "description": text,
                     "properties": {"event": {"const": name}},
                     "required": ["event", "data"],
                 }
-                for name, text in _OWN.items()
+                for name, text in OWN_EVENTS.items()
             ]
         return item
 
-    def _event(self, name: str | None, declared: Any) -> dict[str, Any]:
-        types = parts(declared)
+    def _event(self, name: str | None, either: list[Declared]) -> dict[str, Any]:
         event: dict[str, Any] = {"properties": {}, "required": ["data"]}
         if name is None:
-            event["not"] = {"required": ["event"]}
+            # Clients may show an event without a name as "message", as a browser does.
+            event["properties"]["event"] = {"const": "message"}
         else:
             event["properties"]["event"] = {"const": name}
             event["required"] = ["event", "data"]
-        if types == [None]:
-            event["properties"]["data"] = {"const": ""}
-        elif types != [str]:
-            event["properties"]["data"] = {
-                "type": "string",
-                "contentMediaType": "application/json",
-                "contentSchema": self._schema_of(declared),
-            }
+        declared = [part for it in either for part in alternatives(it)]
+        event["properties"]["data"] = self._data(declared)
         return event
+
+    def _data(self, declared: list[Declared]) -> dict[str, Any]:
+        """Return the schema of the text of an event that is declared as one of several."""
+        texts = [it for it in declared if isinstance(it, type) and issubclass(it, str)]
+        objects = [it for it in declared if it is not None and it not in texts]
+        schemas: list[dict[str, Any]] = []
+        if objects:
+            found = [self._schema_of(it) for it in objects]
+            schemas.append(
+                {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": found[0] if len(found) == 1 else {"anyOf": found},
+                }
+            )
+        if texts:
+            schemas.append({"type": "string"})
+        if None in declared:
+            schemas.append({"const": ""})
+        return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def _schema_of(self, declared: Any) -> dict[str, Any]:
         origin: Any = typing.get_origin(declared)

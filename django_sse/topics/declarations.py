@@ -160,6 +160,13 @@ def parts(declared: Declared) -> list[Any]:
     return [None] if declared is types.NoneType else [declared]
 
 
+def alternatives(declared: Declared) -> list[Declared]:
+    """Return the types of which an event has one; ``None`` stands for no data."""
+    if is_union(declared):
+        return [part for it in typing.get_args(declared) for part in alternatives(it)]
+    return [None] if declared is types.NoneType else [declared]
+
+
 def is_union(declared: Declared) -> bool:
     """Return whether a declaration is a union of types."""
     origin: Any = typing.get_origin(declared)

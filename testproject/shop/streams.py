@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import TypedDict
 
 from django.utils import timezone
 from rest_framework.permissions import IsAuthenticated
@@ -18,14 +20,23 @@ from .serializers import PromptSerializer
 class Serialization(SSEView):
     """Send two objects, each through the serializer of its type, and end."""
 
+    events = {None: Customer | Product}
+
     async def stream(self) -> None:
         await self.send(Customer(0, "Jet", "Brains"))
         await self.send(Product(0, "Keyboard", [100, 200]))
 
 
+class Time(TypedDict):
+    """What a tick of the clock says."""
+
+    time: datetime
+
+
 class Clock(SSEView):
     """Send the time every second, for ever."""
 
+    events = {"tick": Time, "heartbeat": str}
     heartbeat = Heartbeat(period=5, event={"event": "heartbeat", "data": "still here"})
 
     async def stream(self) -> AsyncIterator[ServerSentEvent]:
@@ -46,6 +57,7 @@ class Orders(SSEView):
     permission_classes = [IsAuthenticated]
     recheck_period = 5  # seconds: who has logged out hears no more
     topics = ["orders"]
+    events = {"snapshot": Order, "created": Order, "changed": Order}
     newest = 8  # orders for a client that was not here before
 
     async def snapshot(self) -> AsyncIterator[ServerSentEvent]:
@@ -54,9 +66,16 @@ class Orders(SSEView):
             yield ServerSentEvent(order, event="snapshot")
 
 
+class Token(TypedDict):
+    """A word of the answer, and the space behind it."""
+
+    token: str
+
+
 class Generate(SSEView):
     """Send a prompt back word by word, as a language model's answer arrives."""
 
+    events = {None: Token | str}  # the text is [DONE]
     http_method_names = ["post", "options"]
     serializer_class = PromptSerializer  # for the form of the stream's page
     pause = 0.08  # seconds between two words

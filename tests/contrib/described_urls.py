@@ -47,13 +47,20 @@ class Prices(SSEView):
     authentication_classes = [TokenAuthentication]
     permission_classes = [IsAuthenticated]
     topics = ["prices"]
-    events = {"price": Price, "prices": list, "raw": dict, "count": int, "user": UserSerializer}
+    events = {
+        "price": Price,
+        "prices": list,
+        "raw": dict,
+        "count": int,
+        "user": UserSerializer,
+        "gaps": list[int | None],
+    }
 
 
 class Generate(SSEView):
     http_method_names = ["post"]
     serializer_class = PromptSerializer
-    events = {"token": str, "done": User | None}
+    events = {"token": str, "done": User | None, "part": str | User}
     topics = ["generate"]
 
 

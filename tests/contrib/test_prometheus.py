@@ -75,7 +75,8 @@ import django
 django.setup()
 from django_sse import signals
 from django_sse.topics import publishing
-print([name for name in sys.modules if name.startswith("django_sse.contrib")])
+from django_sse.apps import OBSERVERS
+print([name for name in OBSERVERS if name in sys.modules])
 print(publishing.watcher, signals.stream_closed.receivers)
 """
     done = subprocess.run(

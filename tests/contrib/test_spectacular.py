@@ -13,6 +13,7 @@ from openapi_spec_validator import validate
 
 from tests.support.servers import ROOT
 
+USER = "#/components/schemas/User"
 GENERATE = """
 import json, sys, django
 from django.conf import settings
@@ -72,8 +73,9 @@ def test_stream_is_described(generated: tuple[str, dict[str, Any]]) -> None:
     assert set(operation["responses"]) == {"200", "204", "403", "404", "406", "429", "503"}
     media = operation["responses"]["200"]["content"]["text/event-stream"]
     item = media["itemSchema" if version.startswith("3.2") else "x-itemSchema"]
-    by_name = {it["properties"].get("event", {}).get("const"): it for it in item["oneOf"]}
-    assert set(by_name) == {"created", "list", "end", "text", None, "reset", "dropped", "revoked"}
+    by_name = {it["properties"]["event"]["const"]: it for it in item["oneOf"]}
+    own = {"reset", "dropped", "revoked"}
+    assert set(by_name) == {"created", "list", "end", "text", "message"} | own
     assert by_name["created"]["properties"]["data"] == {
         "type": "string",
         "contentMediaType": "application/json",
@@ -84,17 +86,28 @@ def test_stream_is_described(generated: tuple[str, dict[str, Any]]) -> None:
         "items": {"$ref": "#/components/schemas/User"},
     }
     assert by_name["end"]["properties"]["data"] == {"const": ""}
-    assert "data" not in by_name["text"]["properties"]
-    assert by_name[None]["not"] == {"required": ["event"]}
+    assert by_name["text"]["properties"]["data"] == {"type": "string"}
+    # An event without a name may be shown as one, or not.
+    assert by_name["message"]["required"] == ["data"]
+    assert by_name["text"]["required"] == ["event", "data"]
     assert set(document["components"]["schemas"]["User"]["properties"]) == {"username"}
 
 
 def test_post_and_undeclared_streams_are_described(generated: tuple[str, dict[str, Any]]) -> None:
-    _, document = generated
+    version, document = generated
     operation = document["paths"]["/generate/"]["post"]
     content = operation["requestBody"]["content"]["application/json"]
     assert content["schema"] == {"$ref": "#/components/schemas/Prompt"}
-    assert "400" in operation["responses"]
+    assert {"400", "415"} <= set(operation["responses"])
+    media = operation["responses"]["200"]["content"]["text/event-stream"]
+    item = media["itemSchema" if version.startswith("3.2") else "x-itemSchema"]
+    data = {
+        it["properties"]["event"]["const"]: it["properties"].get("data") for it in item["oneOf"]
+    }
+    # What is not JSON on the wire is not described as JSON.
+    of_user = {"contentMediaType": "application/json", "contentSchema": {"$ref": USER}}
+    assert data["done"] == {"anyOf": [{"type": "string", **of_user}, {"const": ""}]}
+    assert data["part"] == {"anyOf": [{"type": "string", **of_user}, {"type": "string"}]}
     clock = document["paths"]["/clock/"]["get"]
     assert "[its live page](/clock/)" in clock["description"]
     assert "The time." in clock["description"]
@@ -114,6 +127,7 @@ def test_data_of_every_declared_type_is_described(generated: tuple[str, dict[str
     schemas = {name: it["contentSchema"] for name, it in data.items() if it is not None}
     assert schemas["price"]["properties"]["price"]["type"] == "integer"
     assert schemas["prices"] == {"type": "array", "items": {}}
+    assert schemas["gaps"]["items"] == {"anyOf": [schemas["count"], {"type": "null"}]}
     assert schemas["raw"] == {"type": "object"}
     assert schemas["count"]["type"] == "integer"
     assert schemas["user"] == {"$ref": "#/components/schemas/User"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,40 +35,45 @@ PACKAGES = (
     "sse.js@2.8.0",
 )
 
+#: What says whether an AsyncAPI document is valid.
+ASYNCAPI = ("@asyncapi/parser@3.6.6",)
+
 
 def node() -> str:
     """Return the path of node, or skip the test."""
     return find("node", package="nodejs npm")
 
 
-def install(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the ``node_modules`` with ``PACKAGES``, which all processes of a test run share.
+def install(
+    tmp_path_factory: pytest.TempPathFactory, packages: Sequence[str] = PACKAGES, name: str = "npm"
+) -> Path:
+    """Return the ``node_modules`` with ``packages``, which all processes of a test run share.
 
-    The test is skipped where npm or its registry is not there, and fails under
-    ``REQUIRE_SERVICES=1``.
+    Other packages need another ``name``. The test is skipped where npm or its registry is not
+    there, and fails under ``REQUIRE_SERVICES=1``.
     """
     npm = find("npm", package="nodejs npm")
     # pytest-xdist gives each process a folder in the one of the test run.
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
-    directory = base / "npm"
+    directory = base / name
     directory.mkdir(exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "done").exists():
-            _install(npm, directory)
+            _install(npm, directory, packages)
             (directory / "done").touch()
     return directory / "node_modules"
 
 
-def _install(npm: str, directory: Path) -> None:
+def _install(npm: str, directory: Path, packages: Sequence[str]) -> None:
     options = ["--prefix", str(directory), "--no-audit", "--no-fund", "--ignore-scripts"]
     # htmx-ext-sse asks for a package named htmx.org beside it.
     options += ["--legacy-peer-deps", "--fetch-retries", "1"]
     try:
         done = subprocess.run(
-            [npm, "install", *options, *PACKAGES],
+            [npm, "install", *options, *packages],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -75,13 +81,13 @@ def _install(npm: str, directory: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        _not_there("npm did not end within 100 s")
+        _not_there(packages, "npm did not end within 100 s")
     if done.returncode:
-        _not_there(done.stderr[-500:])
+        _not_there(packages, done.stderr[-500:])
 
 
-def _not_there(reason: str) -> NoReturn:
-    text = f"npm cannot install {' '.join(PACKAGES)}: {reason}"
+def _not_there(packages: Sequence[str], reason: str) -> NoReturn:
+    text = f"npm cannot install {' '.join(packages)}: {reason}"
     if os.environ.get("REQUIRE_SERVICES") == "1":
         pytest.fail(text)
     pytest.skip(text)

@@ -13,6 +13,7 @@ import pytest
 from rest_framework import serializers
 
 from django_sse.client import ReceivedEvent, StreamLost, StreamRefused, connect
+from django_sse.events import EventDecoder
 from django_sse.exceptions import EventTooLarge
 from tests.project.journal import Journal
 from tests.support.cutting import CuttingProxy
@@ -122,6 +123,71 @@ def test_post_is_read_once_with_typed_events(
     whole = read(url, method="POST", json=body)
     assert [it.data for it in whole][-1] == "[DONE]"
     assert len(whole) == 4
+
+
+@pytest.mark.parametrize(("buffer", "ids"), [(2, ["10", "11"]), (None, [])])
+def test_buffer_has_the_last_events_of_a_lost_stream(
+    server: tuple[Server, Journal], read: Read, buffer: int | None, ids: list[str]
+) -> None:
+    with (
+        CuttingProxy(server[0].port, b"number 12, pad") as proxy,
+        pytest.raises(StreamLost, match="broke off") as lost,
+    ):
+        read(f"{proxy.url}/numbers/?key=buffer", reconnect=False, buffer=buffer)
+    events = EventDecoder().feed(lost.value.buffer.encode())
+    assert [it.id for it in events] == ids
+    assert all(f"number {it.id}, pad" in str(it.data) for it in events)
+
+
+def test_buffer_of_all_is_the_text_as_it_was_read(
+    server: tuple[Server, Journal], read: Read
+) -> None:
+    with (
+        CuttingProxy(server[0].port, b"number 12, pad") as proxy,
+        pytest.raises(StreamLost) as lost,
+    ):
+        read(f"{proxy.url}/numbers/?key=all", reconnect=False, buffer="all")
+    # The first bytes of a stream are a comment or a retry, and the last event is not complete.
+    assert lost.value.buffer.startswith((":", "retry:"))
+    assert lost.value.buffer.endswith("number 12, pad")
+    ids = [it.id for it in EventDecoder().feed(lost.value.buffer.encode()) if it.data is not None]
+    assert ids == [str(number) for number in range(1, 12)]
+
+
+def test_buffer_goes_on_when_the_client_reconnects(server: tuple[Server, Journal]) -> None:
+    with CuttingProxy(server[0].port, f"number {LAST}, pad".encode()) as proxy:
+        stream = connect(f"{proxy.url}/numbers/", last_event_id=str(LAST - 3), buffer=2)
+        seen = [[it.id for it in EventDecoder().feed(stream.buffer.encode())] for _ in stream]
+    numbers = [str(LAST - 2), str(LAST - 1), str(LAST)]
+    # While an event is handled, it is the last one of the buffer.
+    assert seen == [numbers[:1], numbers[:2], numbers[1:]]
+    assert proxy.cuts == 1
+
+
+def test_error_of_a_deserializer_shows_the_buffer(
+    server: tuple[Server, Journal], read: Read
+) -> None:
+    options: dict[str, Any] = {
+        "method": "POST",
+        "json": {"model": "small", "messages": []},
+        "deserialize": {None: Chunk},
+    }
+    url = f"{server[0].url}/v1/chat/completions"
+    with pytest.raises(ValueError, match="Expecting value") as failed:
+        read(url, **options, buffer=2)
+    [note] = failed.value.__notes__
+    *_, before, last = EventDecoder().feed(note.partition("\n")[2].encode())
+    assert '"created":2' in str(before.data)
+    assert last.data == "[DONE]"
+    with pytest.raises(ValueError, match="Expecting value") as failed:
+        read(url, **options)
+    assert not hasattr(failed.value, "__notes__")
+
+
+@pytest.mark.parametrize("buffer", [0, -1, True, "some", 1.5])
+def test_wrong_buffer_is_refused(buffer: Any) -> None:
+    with pytest.raises(ValueError, match=r"buffer must be None, .*got"):
+        connect("http://127.0.0.1/", buffer=buffer)
 
 
 def test_refusals_are_final(server: tuple[Server, Journal], read: Read) -> None:

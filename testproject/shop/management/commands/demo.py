@@ -6,6 +6,7 @@ import socket
 from argparse import ArgumentParser
 from typing import Any
 
+from django.apps import apps
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
@@ -29,9 +30,11 @@ class Command(BaseCommand):
         port = free_port(wanted)
         if port != wanted:
             self.stdout.write(f"Port {wanted} is taken, so this is port {port}.")
+        has_openapi = apps.is_installed("drf_spectacular")
         self.stdout.write(
             self.style.SUCCESS(f"\n  The shop:  http://127.0.0.1:{port}/\n")
             + f"  The admin: http://127.0.0.1:{port}/admin/\n"
+            + (f"  Its API:   http://127.0.0.1:{port}/api/docs/\n" if has_openapi else "")
             + "  Log in as: demo, password demo\n"
             + "  Try also:  "
             + f"curl -N http://127.0.0.1:{port}/clock/\n"
