@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ from django_sse.testing import StreamClient, connect
 from django_sse.topics import attendance
 from django_sse.topics.attendance import close_idle_register
 from django_sse.topics.hub import get_hub
+from tests.support.databases import new_database
 from tests.support.http_client import Client
 from tests.support.redis_server import RedisServer
 from tests.support.servers import Server
 
-from .conftest import environment, redis
+from .conftest import environment, in_database, redis
 from .project.streams import Numbers, Room
 
 #: Seconds for what must come, also on a busy machine.
@@ -235,18 +237,32 @@ def event(client: Client) -> tuple[str | None, Any]:
 def two_servers(
     redis_server: RedisServer, serve_numbers: Callable[..., Server]
 ) -> Callable[..., tuple[Server, Server]]:
-    def start(**settings: Any) -> tuple[Server, Server]:
+    def start(second: str = "uvicorn", **settings: Any) -> tuple[Server, Server]:
         env = environment(redis(redis_server), PRESENCE=settings)
-        return serve_numbers("uvicorn", env), serve_numbers("uvicorn", env)
+        return serve_numbers("uvicorn", env), serve_numbers(second, env)
 
     return start
 
 
+@pytest.fixture
+def in_postgresql(
+    request: pytest.FixtureRequest, tmp_path: Path, serve_numbers: Callable[..., Server]
+) -> Iterator[Callable[..., tuple[Server, Server]]]:
+    with new_database("postgresql", request, tmp_path) as alias:
+
+        def start(**settings: Any) -> tuple[Server, Server]:
+            env = environment(in_database(), database=alias, PRESENCE=settings)
+            return serve_numbers("uvicorn", env), serve_numbers("uvicorn", env)
+
+        yield start
+
+
+@pytest.mark.parametrize("servers", ["two_servers", "in_postgresql"])
 def test_the_users_of_a_killed_process_leave_once_within_its_lease(
-    two_servers: Callable[..., tuple[Server, Server]],
+    request: pytest.FixtureRequest, servers: str
 ) -> None:
     lease = 3.0
-    one, two = two_servers(LEASE=lease, GRACE=1)
+    one, two = request.getfixturevalue(servers)(LEASE=lease, GRACE=1)
     with (
         stream(one, "/numbers/?topics=room") as watcher,
         stream(two, "/room/?topics=room&user=7"),
@@ -269,10 +285,11 @@ def test_the_users_of_a_killed_process_leave_once_within_its_lease(
         assert event(watcher) == ("end", {})
 
 
+@pytest.mark.parametrize("name", ["uvicorn", "daphne"])
 def test_a_rolling_restart_makes_neither_leaves_nor_joins(
-    two_servers: Callable[..., tuple[Server, Server]],
+    two_servers: Callable[..., tuple[Server, Server]], name: str
 ) -> None:
-    one, two = two_servers(LEASE=3, GRACE=8)
+    one, two = two_servers(name, LEASE=3, GRACE=8)
     with stream(one, "/numbers/?topics=room") as watcher:
         with stream(two, "/room/?topics=room&user=7"):
             assert event(watcher) == ("join", {"user": "7"})
