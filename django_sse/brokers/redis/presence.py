@@ -132,7 +132,7 @@ if lease == 0 then
   return {known, '', last, {}}
 end
 -- Many calls in a row renew the lease once.
-if lease_end < clock + lease * 0.75 then
+if lease_end < clock + lease * 0.75 or lease_end > clock + lease then
   redis.call('ZADD', holders, clock + lease, me)
   local some = math.ceil(redis.call('SCARD', mine) / 100)
   if some > 0 then

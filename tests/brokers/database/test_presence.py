@@ -14,8 +14,9 @@ from django_sse.brokers.database import DatabaseBroker, presence
 from django_sse.brokers.database.connections import own_connection
 from django_sse.brokers.presence import Change, Departure
 from django_sse.exceptions import BrokerError
+from tests.brokers.test_presence import assert_alternating, come_and_go
 from tests.support.databases import new_database
-from tests.support.ear import TIMEOUT
+from tests.support.ear import TIMEOUT, Ear, publish
 
 TABLES = ("holder", "present", "member")
 
@@ -112,3 +113,19 @@ async def test_a_call_that_waits_too_long_is_a_brokers_error(
         await asyncio.to_thread(thread.join)
     assert (await attend(broker, Change("a", "7", 1, b"data: 7\n"))).due == []
     assert (await broker.apresence("a", timeout=TIMEOUT)).users == ("7",)
+
+
+async def test_joins_and_leaves_over_several_connections_alternate(
+    alias: str, broker: DatabaseBroker
+) -> None:
+    brokers: list[Broker] = [DatabaseBroker("", {"USING": alias}) for _ in range(4)]
+    ear = Ear(broker)
+    try:
+        await ear.listener.subscribe(["a"])
+        await come_and_go(brokers)
+        await ear.until_id(await publish(broker, "a", b"last"))
+        assert_alternating(ear.heads[:-1])
+    finally:
+        await ear.listener.close()
+        for it in brokers:
+            it.close()
