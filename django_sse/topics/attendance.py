@@ -131,6 +131,7 @@ class Register:
             changes = self._next_changes()
             idle = not (changes or departures or self._streams or self._left)
             asked = self._loop.time()
+            attended: Attended | None = None
             try:
                 attended = await self._attend(
                     changes,
@@ -140,6 +141,7 @@ class Register:
                 )
             except Exception as error:
                 self._begin_anew(error)
+            if attended is None:
                 departures = []
                 if idle and not self._streams:
                     return  # The lease ends by itself.
