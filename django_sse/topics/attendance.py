@@ -217,11 +217,11 @@ class Register:
             until = min(until, now + attended.wait + _SOON)
         if self._left:
             until = min(until, next(iter(self._left.values())))
+        timer = self._loop.call_at(max(until, now + _SOON), self._wake.set)
         try:
-            async with asyncio.timeout_at(max(until, now + _SOON)):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+            await self._wake.wait()
+        finally:
+            timer.cancel()
 
 
 def _departures(attended: Attended) -> list[Departure]:
