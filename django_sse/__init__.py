@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .brokers.presence import Presence as Presence
     from .exceptions import EventTooLarge as EventTooLarge
     from .exceptions import HistoryLost as HistoryLost
     from .exceptions import InvalidEvent as InvalidEvent
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .topics.declarations import Topic as Topic
     from .topics.orders import aclose_streams as aclose_streams
     from .topics.orders import close_streams as close_streams
+    from .topics.presence import apresence as apresence
+    from .topics.presence import presence as presence
     from .topics.publishing import alatest_event_id as alatest_event_id
     from .topics.publishing import apublish as apublish
     from .topics.publishing import latest_event_id as latest_event_id
@@ -43,6 +46,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "aclose_streams": "topics.orders",
     "alatest_event_id": "topics.publishing",
+    "apresence": "topics.presence",
     "apublish": "topics.publishing",
     "apublish_template": "topics.templates",
     "close_streams": "topics.orders",
@@ -52,6 +56,8 @@ _HOMES = {
     "InvalidEvent": "exceptions",
     "InvalidTopic": "exceptions",
     "latest_event_id": "topics.publishing",
+    "Presence": "brokers.presence",
+    "presence": "topics.presence",
     "publish": "topics.publishing",
     "publish_template": "topics.templates",
     "PublishFailed": "exceptions",

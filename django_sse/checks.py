@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.apps import AppConfig
@@ -19,6 +19,7 @@ from .brokers.base import BROKERS
 from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
 from .topics.declarations import declared_topics, declaring
+from .topics.presence import attending
 from .topics.rendering import default_renderer_class
 
 #: The hint for a wrong value; the error itself says the unit and what is allowed.
@@ -43,6 +44,7 @@ IDS = {
     "BASE_URL": "django_sse.E020",
     "MAX_HANDSHAKES": "django_sse.E021",
     "CHECK_EVENTS": "django_sse.E022",
+    "PRESENCE": "django_sse.E024",
 }
 
 
@@ -151,7 +153,7 @@ def check_declared_events(
 ) -> list[CheckMessage]:
     """Find events that are declared with a type that has no serializer."""
     hint = "Register one with @serializes(…) in an app's serializers.py, or name it in the view's serializer_classes."
-    found = [(it._declaration, it.serializer_classes) for it in _declaring_views()]
+    found = [(it._declaration, it.serializer_classes) for it in _imported(declaring)]
     found += [(it, {}) for it in declared_topics.values()]
     return [
         Error(
@@ -164,13 +166,29 @@ def check_declared_events(
     ]
 
 
-def _declaring_views() -> list[Any]:
+def _imported(found: Iterable[type]) -> list[Any]:
     try:
         # Views are known once they are imported.
         get_resolver().url_patterns  # noqa: B018
     except Exception:
         return []  # Django's own checks report it.
-    return sorted(declaring, key=lambda view: view.__qualname__)
+    return sorted(found, key=lambda view: view.__qualname__)
+
+
+@register()
+def check_presence(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find views with presence where the broker does not know who follows a topic."""
+    try:
+        broker = broker_class(PARSERS["BROKER"](_given().get("BROKER", DEFAULTS["BROKER"])).backend)
+    except ImproperlyConfigured:
+        return []  # check_settings() or check_broker() reports it.
+    views = [] if broker.keeps_presence() else _imported(attending)
+    return [
+        Error(f"{view.__qualname__}.presence: {broker.no_presence()}", id="django_sse.E025")
+        for view in views
+    ]
 
 
 @register()

@@ -37,6 +37,13 @@ class BrokerSettings(NamedTuple):
     options: Mapping[str, Any]
 
 
+class PresenceSettings(NamedTuple):
+    """``DJANGO_SSE["PRESENCE"]``, in seconds."""
+
+    lease: float
+    grace: float
+
+
 def _heartbeat(value: Any) -> Heartbeat:
     if isinstance(value, Heartbeat):
         return value
@@ -79,6 +86,16 @@ def _seconds(name: str) -> Callable[[Any], float]:
         return float(number)
 
     return parse
+
+
+def _presence(value: Any) -> PresenceSettings:
+    _check_keys('DJANGO_SSE["PRESENCE"]', value, {"LEASE", "GRACE"})
+    return PresenceSettings(
+        *(
+            _seconds(f'PRESENCE"]["{name}')(value.get(name, default))
+            for name, default in DEFAULT_PRESENCE.items()
+        )
+    )
 
 
 def _bool(name: str) -> Callable[[Any], bool]:
@@ -159,6 +176,7 @@ def _check_keys(name: str, value: Any, known: set[str]) -> None:
 
 
 DEFAULT_PERIOD = 15
+DEFAULT_PRESENCE = {"LEASE": 15, "GRACE": 10}
 
 #: The defaults of all settings.
 DEFAULTS: dict[str, Any] = {
@@ -179,6 +197,7 @@ DEFAULTS: dict[str, Any] = {
     "TICKET_SECONDS": 24 * 60 * 60,
     "RENDERER": None,
     "BASE_URL": None,
+    "PRESENCE": DEFAULT_PRESENCE,
 }
 
 #: The parser of each setting. It raises ``ImproperlyConfigured`` for a wrong value, and names the
@@ -201,6 +220,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "TICKET_SECONDS": _seconds("TICKET_SECONDS"),
     "RENDERER": _renderer,
     "BASE_URL": _base_url,
+    "PRESENCE": _presence,
 }
 
 
@@ -303,6 +323,11 @@ class Conf:
     def base_url(self) -> str | None:
         """The site's scheme and host, for links in events that are published outside of a request."""
         return self.get("BASE_URL")  # type: ignore[no-any-return]
+
+    @property
+    def presence(self) -> PresenceSettings:
+        """The lease of a process' presence, and the grace of a user who leaves, in seconds."""
+        return self.get("PRESENCE")  # type: ignore[no-any-return]
 
     @property
     def broker(self) -> BrokerSettings:

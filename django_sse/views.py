@@ -18,8 +18,10 @@ from .streams.following import Following
 from .streams.groups import Grouped, handler_names
 from .streams.heartbeats import Beating
 from .streams.sending import T, coroutine_or_generator
+from .topics import attendance
 from .topics.declarations import Declaration, declaring
 from .topics.exclusion import client_of
+from .topics.presence import attending, check_events_of_presence
 
 
 class SSEView(Session, Following[T], Beating[T], Grouped):
@@ -44,6 +46,9 @@ class SSEView(Session, Following[T], Beating[T], Grouped):
         if cls.events is not None and not hasattr(cls.events, "__get__"):
             cls._declaration = Declaration(cls.__qualname__, cls.events)
             declaring.add(cls)
+        if cls.presence or defines(cls, SSEView, "get_presence"):
+            check_events_of_presence(cls.__qualname__, cls._declaration)
+            attending.add(cls)
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
@@ -144,6 +149,7 @@ class SSEView(Session, Following[T], Beating[T], Grouped):
     def wind_up(self, reason: str) -> None:
         """Stop the heartbeat, and leave the hub."""
         self.stop_heartbeat()
+        attendance.leave(self)
         if self._subscription is not None:
             self._subscription.close(keep=reason not in {"client", "overflow"})
 

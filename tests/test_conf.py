@@ -55,6 +55,8 @@ def test_heartbeat_is_read(given: dict[str, Any], expected: Heartbeat) -> None:
         ("MAX_CONNECTIONS", "max_connections", None, 7, 7),
         ("MAX_CONNECTIONS_PER_ADDRESS", "max_connections_per_address", None, 7, 7),
         ("TICKET_SECONDS", "ticket_seconds", 24 * 3600, 7, 7),
+        ("PRESENCE", "presence", (15, 10), {"LEASE": timedelta(minutes=1)}, (60, 10)),
+        ("PRESENCE", "presence", (15, 10), {"GRACE": 2.5}, (15, 2.5)),
     ],
 )
 def test_setting_is_read_on_access(

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
+from .presence import Attended, Change, Departure, Presence
+
 #: The hint of the system check for a broker's settings.
 BROKERS = "The page docs/brokers.md has the options of each broker."
 
@@ -239,6 +241,66 @@ class Broker(ABC):
         lost: Callable[[Collection[str]], None],
     ) -> Listener:
         """Return a listener for the running event loop. Does not wait and does not connect yet."""
+
+    async def attend(
+        self,
+        holder: str,
+        changes: Sequence[Change],
+        departures: Sequence[Departure],
+        *,
+        lease: float,
+        grace: float,
+        timeout: float,
+    ) -> Attended:
+        """Take note of the users who follow topics through a holder, and renew its lease.
+
+        ``holder`` is a name of letters and digits. Times are in seconds. All of the call is one
+        step, and these steps have one order over all holders:
+
+        - ``changes`` are what the holder has now; what they do not name stays as it is. A user who
+          was not present in the topic is from now on, and the change's ``head`` is published to the
+          topic, as by ``publish()``. A user whom no holder has any more stays present, and the
+          leave is due in ``grace`` seconds, or when it was due already if that is sooner. A user
+          who comes back until the leave is published never left.
+        - of each of the ``departures`` that is still due, the event is published, and the user is
+          present no more.
+        - the holder has its lease for ``lease`` seconds. With a lease of 0 it has none from now on.
+          The users of a holder whose lease has ended are removed from it by the call of any other
+          holder, and the leave of those whom no holder has is due at once. Nothing is removed, and
+          none is due, for a holder that had no lease before the call: the broker may just have come
+          back, and the other holders need time to renew theirs.
+
+        A call may be repeated. Raises ``BrokerError`` after ``timeout`` seconds; then the call may
+        still be carried out later, so the caller takes another name for its holder. What the broker
+        stores is bounded by the present users, and disappears where no holder is left to remove it.
+        """
+        raise ImproperlyConfigured(self.no_presence())
+
+    def presence(self, topic: str, *, timeout: float) -> Presence:
+        """Return who is present in a topic.
+
+        The users of a holder without a lease are not. Raises ``BrokerError`` after ``timeout``
+        seconds.
+        """
+        raise ImproperlyConfigured(self.no_presence())
+
+    async def apresence(self, topic: str, *, timeout: float) -> Presence:
+        """Do the same as ``presence()`` from a coroutine, without blocking its event loop."""
+        raise ImproperlyConfigured(self.no_presence())
+
+    @classmethod
+    def keeps_presence(cls) -> bool:
+        """Return whether the broker has ``attend()``, ``presence()`` and ``apresence()``."""
+        return cls.attend is not Broker.attend
+
+    @classmethod
+    def no_presence(cls) -> str:
+        """Return the text of the error where the broker knows no presence."""
+        return (
+            f"{cls.__qualname__} does not know who follows a topic: it has no attend() and no "
+            "presence(). Use MemoryBroker, RedisBroker or DatabaseBroker, or leave out "
+            "`presence = True`."
+        )
 
     @abstractmethod
     def close(self) -> None:

@@ -18,7 +18,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django_sse.exceptions import BrokerError, HistoryLost
 
 from . import options as read
+from .attendance import Attendance
 from .base import FIRST, INTERNAL, PASSING, Broker, EventId, Listener, Message, newest_of
+from .presence import Attended, Change, Departure, Presence
 from .siblings import warn_of_siblings
 
 logger = logging.getLogger("django_sse")
@@ -82,6 +84,7 @@ class MemoryBroker(Broker):
         self._followers: dict[str, set[MemoryListener]] = {}
         # For each idempotency key, the (monotonic) time and the id of its event; the oldest first.
         self._once: OrderedDict[str, tuple[float, EventId]] = OrderedDict()
+        self._attendance = Attendance(lambda topic, head: self._publish((topic,), head))
 
     def publish(
         self,
@@ -99,14 +102,10 @@ class MemoryBroker(Broker):
         with self._lock:
             if idempotency_key is not None and (first := self._first(idempotency_key)) is not None:
                 return first
-            message = Message(self._next_id(), topics, head, tail, key, exclude)
+            id = self._publish(topics, head, tail, key, exclude)
             if idempotency_key is not None:
-                self._once[idempotency_key] = time.monotonic(), message.id
-            self._store(message)
-            for listener in set().union(*(self._followers.get(topic, ()) for topic in topics)):
-                if not listener.put(message):
-                    self._drop(listener)
-        return message.id
+                self._once[idempotency_key] = time.monotonic(), id
+        return id
 
     async def apublish(
         self,
@@ -146,6 +145,29 @@ class MemoryBroker(Broker):
     ) -> MemoryListener:
         """Return a listener for the running event loop."""
         return MemoryListener(self, deliver, lost)
+
+    async def attend(
+        self,
+        holder: str,
+        changes: Sequence[Change],
+        departures: Sequence[Departure],
+        *,
+        lease: float,
+        grace: float,
+        timeout: float,
+    ) -> Attended:
+        """Take note of the present users of an event loop of this process. Never waits."""
+        with self._lock:
+            return self._attendance.attend(holder, changes, departures, lease=lease, grace=grace)
+
+    def presence(self, topic: str, *, timeout: float = 0) -> Presence:
+        """Return who is present in a topic, in this process. Never waits."""
+        with self._lock:
+            return self._attendance.presence(topic)
+
+    async def apresence(self, topic: str, *, timeout: float = 0) -> Presence:
+        """Do the same as ``presence()``."""
+        return self.presence(topic)
 
     def close(self) -> None:
         """Do nothing: the broker has only memory."""
@@ -204,6 +226,22 @@ class MemoryBroker(Broker):
             del self._once[key]
         found = self._once.get(idempotency_key)
         return None if found is None else found[1]
+
+    def _publish(
+        self,
+        topics: tuple[str, ...],
+        head: bytes,
+        tail: bytes = b"",
+        key: str | None = None,
+        exclude: str | None = None,
+    ) -> EventId:
+        """Store and distribute an event; the lock is held."""
+        message = Message(self._next_id(), topics, head, tail, key, exclude)
+        self._store(message)
+        for listener in set().union(*(self._followers.get(topic, ()) for topic in topics)):
+            if not listener.put(message):
+                self._drop(listener)
+        return message.id
 
     def _next_id(self) -> EventId:
         now = _milliseconds()

@@ -33,6 +33,7 @@ CHECKED = (
     "max_duration",
     "outbox_limit",
     "overflow",
+    "presence",
     "recheck_period",
     "renderer_class",
     "retry",
@@ -43,7 +44,10 @@ CHECKED = (
 
 
 #: The methods that a view defines as an ``async def``.
-HOOKS = ("stream", "snapshot", "connect", "disconnect", "get_groups", "get_rewind", "get_topics")
+HOOKS = (
+    *("stream", "snapshot", "connect", "disconnect"),
+    *("get_groups", "get_presence", "get_rewind", "get_topics"),
+)
 
 #: Names that a view needs for its own working. A subclass's handler or attribute of such a name
 #: would break it.
@@ -155,6 +159,11 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
         elif attribute == "overflow" and value not in OVERFLOWS:
             raise ImproperlyConfigured(
                 f"{where} must be one of {', '.join(map(repr, OVERFLOWS))}, got {value!r}."
+            )
+        elif attribute == "presence" and value not in (False, True):
+            raise ImproperlyConfigured(
+                f"{where} must be True or False, got {value!r}. Return some of the topics in "
+                "`async def get_presence(self)`."
             )
         elif attribute == "rewind" and not (type(value) is int and value >= 0):
             raise ImproperlyConfigured(f"{where} must be a whole number from 0 on, got {value!r}.")

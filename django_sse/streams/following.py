@@ -10,11 +10,16 @@ from typing import Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 from rest_framework.exceptions import NotFound
 
+from django_sse.brokers import get_broker
 from django_sse.conf import conf
 from django_sse.connection.stream import defines
 from django_sse.connection.tasks import stop
+from django_sse.connection.users import user_key
 from django_sse.exceptions import HistoryLost, InvalidTopic, StreamClosed
+from django_sse.topics import attendance
 from django_sse.topics.backlog import Overflow
+from django_sse.topics.declarations import Declaration
+from django_sse.topics.presence import EVENTS
 from django_sse.topics.publishing import check_topics
 from django_sse.topics.subscription import Subscription
 
@@ -35,6 +40,8 @@ class Following(Sending[T]):
     outbox_limit: int | None = None
     #: How many of its topics' newest events a fresh client gets first, in the place of a snapshot.
     rewind: int = 0
+    #: Whether an open stream counts as present in its topics, which get ``join`` and ``leave``.
+    presence: bool = False
     #: Whether the topics are subscribed: no event that is published from then on is missed.
     subscribed: bool = False
     #: Whether the client resumes where it was; settled before ``stream()`` starts.
@@ -76,6 +83,14 @@ class Following(Sending[T]):
         it is 0.
         """
         return self.rewind
+
+    async def get_presence(self) -> bool | Iterable[str]:
+        """Return whether this stream counts as present in its topics, or in which of them.
+
+        By default, ``presence``. It is called once, when the topics are subscribed. Topics that the
+        stream does not follow raise ``ImproperlyConfigured``.
+        """
+        return self.presence
 
     async def follow(self) -> None:
         """Send the topics' events until the stream ends; does not return.
@@ -119,8 +134,33 @@ class Following(Sending[T]):
         if self.topics or defines(type(self), Following, "get_topics"):
             self._topics = self._checked(await self.get_topics())
             self._has_topics = True
+            if self._may_be_present() and not (broker := get_broker()).keeps_presence():
+                raise ImproperlyConfigured(broker.no_presence())
             if (client := self._its_client()) is not None:
                 self._client = client
+
+    def declarations(self, topics: Iterable[str]) -> tuple[Declaration, ...]:
+        """Return what the view and these topics declare, with the events of presence."""
+        held = super().declarations(topics)
+        return (*held, EVENTS) if held and self._may_be_present() else held
+
+    def _may_be_present(self) -> bool:
+        # Do not ask a property without a request: it may answer yes.
+        given: Any = vars(self).get("presence", type(self).presence)
+        return bool(given) or defines(type(self), Following, "get_presence")
+
+    async def _be_present(self) -> None:
+        given = await self.get_presence()
+        check_several_topics(f"{type(self).__qualname__}.get_presence()", given)
+        topics = self._topics if given is True else tuple(given or ())
+        if unknown := set(topics).difference(self._topics):
+            raise ImproperlyConfigured(
+                f"{type(self).__qualname__}.get_presence() returned {sorted(unknown)!r}, which the "
+                "stream does not follow: return True, False, or some of its topics."
+            )
+        # The stream may have ended meanwhile. Then nothing would count it out any more.
+        if self.close_reason is None:
+            attendance.enter(self, topics, user_key(self.request.user))
 
     def _checked(self, topics: Iterable[str]) -> tuple[str, ...]:
         given: Any = topics
@@ -159,6 +199,9 @@ class Following(Sending[T]):
         await self._subscription.open(self._topics, seen, rewind)
         self.subscribed = True
         self.resumed = self._subscription.resumed
+        if self._may_be_present():
+            # Its own join comes after the subscription, so the client gets it.
+            await self._be_present()
         if anew or (seen is not None and not self.resumed):
             await self.send("{}", event="reset")
 

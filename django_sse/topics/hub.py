@@ -17,6 +17,7 @@ from django_sse.brokers import get_broker
 from django_sse.brokers.base import Broker, EventId, Listener, Message
 from django_sse.connection.roster import roster
 
+from .attendance import close_idle_register
 from .backlog import Item
 from .cohort import CHUNK, Cohort, Follower
 from .orders import CONTROL, obey
@@ -294,4 +295,5 @@ async def close_idle_hub() -> None:
     if hub is not None and not any(
         stream.event_loop in (loop, None) for stream in roster.streams()
     ):
+        await close_idle_register()
         await hub.aclose()

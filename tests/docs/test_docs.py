@@ -42,7 +42,7 @@ from tests.docs.pages import (
 from tests.support.servers import free_port, listens
 
 #: Pages whose examples are run as well as loaded: they need migrations, tables and a user.
-RUN = ("README.md", "recipes.md", "testing.md", "tokens.md")
+RUN = ("README.md", "presence.md", "recipes.md", "testing.md", "tokens.md")
 #: Pages whose examples build on packages that are not installed here, with what stands in for them.
 STAND_INS = {
     "handshake.md": {
@@ -433,6 +433,10 @@ def test_quick_start_reaches_the_streams_of_all_processes_from_everywhere(pasted
 def test_testing_page_has_a_complete_test(pasted: Pasted) -> None:
     project = pasted(ROOT / "docs" / "testing.md")
     assert "5 passed" in run_tests(project, "shop/test_streams.py", "shop/tests.py")
+
+
+def test_presence_page_has_a_test_that_passes(pasted: Pasted) -> None:
+    assert "Ran 1 test" in pasted(ROOT / "docs" / "presence.md").manage("test", "shop")
 
 
 def run_tests(project: Project, *tests: str) -> str:

@@ -31,9 +31,11 @@ from django.db.transaction import on_commit
 
 from django_sse.brokers import options as read
 from django_sse.brokers.base import Broker, EventId, Message
+from django_sse.brokers.presence import Attended, Change, Departure, Presence
 from django_sse.exceptions import BrokerError, PublishFailed
 
-from . import store
+from . import presence, store
+from .clerk import Clerk
 from .connections import close
 from .known import Known
 from .listener import DatabaseListener, Source
@@ -83,6 +85,7 @@ class DatabaseBroker(Broker):
         self._lock = threading.Lock()
         self._writer: tuple[int, Writer] | None = None
         self._listeners: weakref.WeakSet[DatabaseListener] = weakref.WeakSet()
+        self._clerk = Clerk(lambda: self._source().connect())
 
     def publish(
         self,
@@ -199,6 +202,49 @@ class DatabaseBroker(Broker):
         except (Error, TimeoutError) as error:
             raise BrokerError(f"{self} cannot be asked: {in_words(error, self._alias)}") from error
 
+    async def attend(
+        self,
+        holder: str,
+        changes: Sequence[Change],
+        departures: Sequence[Departure],
+        *,
+        lease: float,
+        grace: float,
+        timeout: float,
+    ) -> Attended:
+        """Take note of who is present, in a transaction of a thread; number its joins and leaves."""
+
+        def run(connection: BaseDatabaseWrapper) -> Attended:
+            attended, published = presence.attend(
+                connection, holder, changes, departures, lease=lease, grace=grace
+            )
+            if published:
+                self._number_pending()
+            return attended
+
+        try:
+            async with asyncio.timeout(timeout):
+                # The last call for a holder is the last use of the connection, as far as we know.
+                return await self._clerk.run(run, last=not lease)
+        except (Error, TimeoutError) as error:
+            text = f"{self} did not take note of who is present: {in_words(error, self._alias)}"
+            raise BrokerError(text) from error
+
+    def presence(self, topic: str, *, timeout: float) -> Presence:
+        """Return who is present in a topic, asked over the thread's own connection of Django."""
+        try:
+            return presence.present(connections[self._alias], topic)
+        except Error as error:
+            raise BrokerError(f"{self} cannot be asked: {in_words(error, self._alias)}") from error
+
+    async def apresence(self, topic: str, *, timeout: float) -> Presence:
+        """Do the same as ``presence()`` from a coroutine, over a connection of its own."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.to_thread(self._presence, topic)
+        except (Error, TimeoutError) as error:
+            raise BrokerError(f"{self} cannot be asked: {in_words(error, self._alias)}") from error
+
     def listen(
         self,
         deliver: Callable[[Message], None],
@@ -215,6 +261,7 @@ class DatabaseBroker(Broker):
             writer, self._writer = self._writer, None
         if writer is not None and writer[0] == os.getpid():
             writer[1].close()
+        self._clerk.close()
 
     def prepare_database(self, using: str) -> bool:
         """Make the tables that are missing, after ``migrate``; return whether there were any."""
@@ -323,6 +370,13 @@ class DatabaseBroker(Broker):
         connection = source.connect()
         try:
             return store.id_of(source.position(connection).last)
+        finally:
+            close(connection)
+
+    def _presence(self, topic: str) -> Presence:
+        connection = self._source().connect()
+        try:
+            return presence.present(connection, topic)
         finally:
             close(connection)
 

@@ -9,6 +9,12 @@ all of them:
 - ``entry``: for each topic, the numbers of its events;
 - ``trimmed``: for each topic, up to which number its events may have been deleted;
 - ``once``: for each idempotency key, the number of its event;
+- ``holder``: each holder of presence with the end of its lease, in milliseconds; 0 where some of
+  what it has is removed already;
+- ``present``: the topics and members that each holder has, with the number of their streams; an
+  empty member stands for the anonymous ones;
+- ``member``: the users who are present in a topic, with the moment when their leave is due, if no
+  holder has them any more;
 - ``state``: one row with the ``epoch``, the number at which the data begins.
 
 PostgreSQL has functions besides (``postgresql``), and an ``origin`` in ``state`` (``origins``).
@@ -21,7 +27,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import postgresql
 
-TABLES = ("pending", "event", "entry", "trimmed", "once", "state")
+TABLES = (
+    *("pending", "event", "entry", "trimmed", "once", "state"),
+    *("holder", "present", "member"),
+)
 
 # The names of topics are compared byte by byte, whatever the database's collation is. MySQL's text
 # ignores spaces at the end when it compares, also in its binary collation.
@@ -41,6 +50,17 @@ CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (numb
 CREATE TABLE IF NOT EXISTS django_sse_once (
     name text COLLATE "C" PRIMARY KEY, number bigint NOT NULL);
 CREATE INDEX IF NOT EXISTS django_sse_once_number ON django_sse_once (number);
+CREATE TABLE IF NOT EXISTS django_sse_holder (
+    name text COLLATE "C" PRIMARY KEY, expires bigint NOT NULL);
+CREATE TABLE IF NOT EXISTS django_sse_present (
+    topic text COLLATE "C" NOT NULL, member text COLLATE "C" NOT NULL,
+    holder text COLLATE "C" NOT NULL, streams integer NOT NULL,
+    PRIMARY KEY (topic, member, holder));
+CREATE INDEX IF NOT EXISTS django_sse_present_holder ON django_sse_present (holder);
+CREATE TABLE IF NOT EXISTS django_sse_member (
+    topic text COLLATE "C" NOT NULL, member text COLLATE "C" NOT NULL, due bigint,
+    PRIMARY KEY (topic, member));
+CREATE INDEX IF NOT EXISTS django_sse_member_due ON django_sse_member (due);
 CREATE TABLE IF NOT EXISTS django_sse_state (id smallint PRIMARY KEY, epoch bigint NOT NULL);
 ALTER TABLE django_sse_state ADD COLUMN IF NOT EXISTS origin text
 """
@@ -60,6 +80,16 @@ CREATE INDEX IF NOT EXISTS django_sse_trimmed_number ON django_sse_trimmed (numb
 CREATE TABLE IF NOT EXISTS django_sse_once (
     name text PRIMARY KEY, number integer NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS django_sse_once_number ON django_sse_once (number);
+CREATE TABLE IF NOT EXISTS django_sse_holder (
+    name text PRIMARY KEY, expires integer NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS django_sse_present (
+    topic text NOT NULL, member text NOT NULL, holder text NOT NULL, streams integer NOT NULL,
+    PRIMARY KEY (topic, member, holder)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS django_sse_present_holder ON django_sse_present (holder);
+CREATE TABLE IF NOT EXISTS django_sse_member (
+    topic text NOT NULL, member text NOT NULL, due integer,
+    PRIMARY KEY (topic, member)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS django_sse_member_due ON django_sse_member (due);
 CREATE TABLE IF NOT EXISTS django_sse_state (id integer PRIMARY KEY, epoch integer NOT NULL)
 """
 _MYSQL = """
@@ -78,6 +108,15 @@ CREATE TABLE IF NOT EXISTS django_sse_trimmed (
 CREATE TABLE IF NOT EXISTS django_sse_once (
     name varbinary(800) PRIMARY KEY, number bigint NOT NULL,
     INDEX django_sse_once_number (number)) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_holder (
+    name varbinary(64) PRIMARY KEY, expires bigint NOT NULL) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_present (
+    topic varbinary(800) NOT NULL, member varbinary(1020) NOT NULL, holder varbinary(64) NOT NULL,
+    streams integer NOT NULL, PRIMARY KEY (topic, member, holder),
+    INDEX django_sse_present_holder (holder)) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS django_sse_member (
+    topic varbinary(800) NOT NULL, member varbinary(1020) NOT NULL, due bigint,
+    PRIMARY KEY (topic, member), INDEX django_sse_member_due (due)) ENGINE=InnoDB;
 CREATE TABLE IF NOT EXISTS django_sse_state (
     id smallint PRIMARY KEY, epoch bigint NOT NULL) ENGINE=InnoDB
 """

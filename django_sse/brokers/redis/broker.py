@@ -34,6 +34,7 @@ from redis.exceptions import RedisError
 
 from django_sse.brokers import options as read
 from django_sse.brokers.base import PASSING, Broker, EventId, Message
+from django_sse.brokers.presence import Attended, Change, Departure, Presence
 from django_sse.exceptions import BrokerError, PublishFailed
 
 from .attempts import AWAY, Attempt, in_words, pauses
@@ -41,6 +42,7 @@ from .connections import Connections, Connector
 from .history import History, Known
 from .listener import RedisListener
 from .policy import eviction_text
+from .presence import ATTEND, PRESENT, answer, arguments, found, keys_of
 from .script import LATEST, PUBLISH, Names, Script, event_id, pack
 
 #: Seconds for which a topic's newest id is remembered after its events have expired. A client that
@@ -110,7 +112,7 @@ class RedisBroker(Broker):
         attempt = Attempt(once=idempotency_key is None)
         keys, args = self._publication(topics, head, tail, key, idempotency_key, exclude)
         try:
-            return self._run(PUBLISH, keys, args, attempt, timeout)
+            return self._noted(self._run(PUBLISH, keys, args, attempt, timeout))
         except _FAILURES as error:
             raise self._publish_failed(error, attempt) from error
 
@@ -130,26 +132,71 @@ class RedisBroker(Broker):
         keys, args = self._publication(topics, head, tail, key, idempotency_key, exclude)
         try:
             async with asyncio.timeout(timeout):
-                return await self._arun(PUBLISH, keys, args, attempt)
+                return self._noted(await self._arun(PUBLISH, keys, args, attempt))
         except _FAILURES as error:
             raise self._publish_failed(error, attempt) from error
 
     def latest_id(self, *, timeout: float) -> EventId:
         """Return the newest id over all topics; raise ``BrokerError`` after ``timeout`` seconds."""
         attempt = Attempt()
+        keys, args = [self._names.ids], [str(self._known.id)]
         try:
-            return self._run(LATEST, [self._names.ids], [str(self._known.id)], attempt, timeout)
+            return self._noted(self._run(LATEST, keys, args, attempt, timeout))
         except _FAILURES as error:
-            raise self._latest_failed(error, attempt) from error
+            raise self._untold("the newest id", error, attempt) from error
 
     async def alatest_id(self, *, timeout: float) -> EventId:
         """Do the same as ``latest_id()`` from a coroutine."""
         attempt = Attempt()
+        keys, args = [self._names.ids], [str(self._known.id)]
         try:
             async with asyncio.timeout(timeout):
-                return await self._arun(LATEST, [self._names.ids], [str(self._known.id)], attempt)
+                return self._noted(await self._arun(LATEST, keys, args, attempt))
         except _FAILURES as error:
-            raise self._latest_failed(error, attempt) from error
+            raise self._untold("the newest id", error, attempt) from error
+
+    async def attend(
+        self,
+        holder: str,
+        changes: Sequence[Change],
+        departures: Sequence[Departure],
+        *,
+        lease: float,
+        grace: float,
+        timeout: float,
+    ) -> Attended:
+        """Run the script that takes note of who is present, and publishes joins and leaves."""
+        args = arguments(self._names, self._limits, holder, changes, departures, lease, grace)
+        attempt = Attempt()
+        try:
+            async with asyncio.timeout(timeout):
+                reply = await self._arun(
+                    ATTEND, [self._names.ids], [str(self._known.id), *args], attempt
+                )
+        except _FAILURES as error:
+            text = f"{self} did not take note of who is present: {attempt.in_words(error)}"
+            raise BrokerError(text) from error
+        newest, attended = answer(reply)
+        if newest:
+            self._noted(newest)
+        return attended
+
+    def presence(self, topic: str, *, timeout: float) -> Presence:
+        """Return who is present in a topic; raise ``BrokerError`` after ``timeout`` seconds."""
+        attempt = Attempt()
+        try:
+            return found(self._run(PRESENT, *keys_of(self._names, topic), attempt, timeout))
+        except _FAILURES as error:
+            raise self._untold("who is present", error, attempt) from error
+
+    async def apresence(self, topic: str, *, timeout: float) -> Presence:
+        """Do the same as ``presence()`` from a coroutine."""
+        attempt = Attempt()
+        try:
+            async with asyncio.timeout(timeout):
+                return found(await self._arun(PRESENT, *keys_of(self._names, topic), attempt))
+        except _FAILURES as error:
+            raise self._untold("who is present", error, attempt) from error
 
     def listen(
         self,
@@ -206,31 +253,29 @@ class RedisBroker(Broker):
         args: Sequence[Any],
         attempt: Attempt,
         timeout: float,
-    ) -> EventId:
-        """Run a script that returns an id, until it succeeds or ``timeout`` seconds have passed."""
+    ) -> Any:
+        """Run a script until it succeeds, or ``timeout`` seconds have passed; return its reply."""
         deadline = time.monotonic() + timeout
         waits = pauses()
         while True:
             try:
-                reply = self._own_connections().run(script, keys, args, attempt, deadline)
+                return self._own_connections().run(script, keys, args, attempt, deadline)
             except AWAY as error:
                 attempt.cause = error
                 pause = next(waits)
                 if not attempt.may_go_on(error) or time.monotonic() + pause > deadline:
                     raise
-            else:
-                return self._noted(reply)
             time.sleep(pause)
 
     async def _arun(
         self, script: Script, keys: Sequence[str], args: Sequence[Any], attempt: Attempt
-    ) -> EventId:
+    ) -> Any:
         """Do the same as ``_run()`` on an event loop; the caller sets the time limit."""
         connections = self._own_connections().for_running_loop()
         waits = pauses()
         while True:
             try:
-                return self._noted(await connections.run(script, keys, args, attempt))
+                return await connections.run(script, keys, args, attempt)
             except AWAY as error:
                 attempt.cause = error
                 if not attempt.may_go_on(error):
@@ -261,5 +306,5 @@ class RedisBroker(Broker):
             f"{self} {said}, {state}: {attempt.in_words(error)}", may_be_stored=attempt.sent
         )
 
-    def _latest_failed(self, error: Exception, attempt: Attempt) -> BrokerError:
-        return BrokerError(f"{self} did not tell the newest id: {attempt.in_words(error)}")
+    def _untold(self, what: str, error: Exception, attempt: Attempt) -> BrokerError:
+        return BrokerError(f"{self} did not tell {what}: {attempt.in_words(error)}")

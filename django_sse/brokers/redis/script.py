@@ -9,6 +9,7 @@ The keys under the prefix (``sse:``) are:
   the topic's ``previous`` event, so that the oldest entry says up to which id the topic was
   trimmed;
 - ``once:<idempotency key>``, a string: the id of the event that was published with the key;
+- ``presence:…``, which the module ``presence`` describes;
 - ``newest:<topic>``, a string: the id of the topic's newest event. It outlives the stream. After
   the stream has expired, it says up to which id the topic's events are gone.
 
@@ -78,6 +79,24 @@ local function state(key, known)
   redis.call('HSET', key, 'birth', birth, 'last', birth, 'evictions', evictions())
   return now, ms, 0, birth
 end
+
+-- Gives an id above all others. Returns it, its milliseconds, and the newest id before it.
+local function give(key, now, ms, seq)
+  local before = text(ms, seq)
+  if now > ms then ms, seq = now, 0 else seq = seq + 1 end
+  local id = text(ms, seq)
+  redis.call('HSET', key, 'last', id)
+  return id, ms, before
+end
+
+-- Stores an event in the stream of a topic, for 'age' milliseconds, and its id for 'memory'.
+local function store(key, stream, newest, id, ms, before, event, history, age, memory)
+  local previous = redis.call('GET', newest) or evicted(key, before)
+  redis.call('XADD', stream, 'MAXLEN', '=', history, id, 'previous', previous, 'event', event)
+  redis.call('XTRIM', stream, 'MINID', '=', text(math.max(ms - age, 0), 0))
+  redis.call('PEXPIREAT', stream, string.format('%.0f', ms + age))
+  redis.call('SET', newest, id, 'PXAT', string.format('%.0f', ms + memory))
+end
 """
 
 
@@ -108,18 +127,11 @@ local once = #KEYS % 2 == 0 and KEYS[#KEYS]
 local now, ms, seq = state(KEYS[1], ARGV[1])
 local first = once and redis.call('GET', once)
 if first then return first end
-local before_ms, before_seq = ms, seq
-if now > ms then ms, seq = now, 0 else seq = seq + 1 end
-local id = text(ms, seq)
 local event, history, age, memory = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-redis.call('HSET', KEYS[1], 'last', id)
+local id, before
+id, ms, before = give(KEYS[1], now, ms, seq)
 for i = 2, #KEYS - 1, 2 do
-  local stream, newest = KEYS[i], KEYS[i + 1]
-  local previous = redis.call('GET', newest) or evicted(KEYS[1], text(before_ms, before_seq))
-  redis.call('XADD', stream, 'MAXLEN', '=', history, id, 'previous', previous, 'event', event)
-  redis.call('XTRIM', stream, 'MINID', '=', text(math.max(ms - age, 0), 0))
-  redis.call('PEXPIREAT', stream, string.format('%.0f', ms + age))
-  redis.call('SET', newest, id, 'PXAT', string.format('%.0f', ms + memory))
+  store(KEYS[1], KEYS[i], KEYS[i + 1], id, ms, before, event, history, age, memory)
 end
 if once then
   redis.call('SET', once, id, 'PXAT', string.format('%.0f', ms + age))
@@ -195,14 +207,17 @@ class Names:
         self._prefix = prefix
         # PUBLISH reaches the subscribers of all databases of a server, so the names contain the
         # database.
-        self._channels = f"{prefix}{database}:"
+        self.channels = f"{prefix}{database}:"
         self.ids = f"{prefix}ids"
+        #: The beginnings of the names of a topic's keys, and of the keys of presence.
+        self.events, self.newest = f"{prefix}events:", f"{prefix}newest:"
+        self.presence = f"{prefix}presence:"
 
     def keys(self, topics: Sequence[str]) -> list[str]:
         """Return the keys that the scripts need for these topics."""
         keys = [self.ids]
         for topic in topics:
-            keys += (f"{self._prefix}events:{topic}", f"{self._prefix}newest:{topic}")
+            keys += (self.events + topic, self.newest + topic)
         return keys
 
     def once(self, idempotency_key: str) -> str:
@@ -211,11 +226,11 @@ class Names:
 
     def streams(self, topics: Sequence[str]) -> list[str]:
         """Return the keys of the topics' streams."""
-        return [f"{self._prefix}events:{topic}" for topic in topics]
+        return [self.events + topic for topic in topics]
 
     def channel(self, topic: str) -> str:
         """Return the name of the channel that distributes the topic's messages."""
-        return self._channels + topic
+        return self.channels + topic
 
 
 def pack(

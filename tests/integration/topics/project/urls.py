@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import RequestContext, Template
 from django.urls import path
 
-from django_sse import apublish, publish, sse_path
+from django_sse import apresence, apublish, presence, publish, sse_path
 
 from . import streams
 from .publishers import Job, apublish_all, as_dicts, publish_all
@@ -30,6 +31,16 @@ def publish_in_thread(request: HttpRequest) -> JsonResponse:
 async def publish_one(request: HttpRequest) -> JsonResponse:
     """Publish one event as it is described."""
     return JsonResponse({"id": await apublish(**json.loads(request.body))})
+
+
+async def present(request: HttpRequest) -> JsonResponse:
+    """Tell who is present in ``?topic=``."""
+    return JsonResponse(asdict(await apresence(request.GET["topic"])))
+
+
+def present_sync(request: HttpRequest) -> JsonResponse:
+    """Do the same in a thread."""
+    return JsonResponse(asdict(presence(request.GET["topic"])))
 
 
 def change(request: HttpRequest) -> JsonResponse:
@@ -63,6 +74,9 @@ urlpatterns = [
     sse_path("numbers/", streams.Numbers, name="numbers"),
     sse_path("forgetful/", streams.Forgetful),
     sse_path("newest/", streams.Newest),
+    sse_path("room/", streams.Room),
+    path("present/", present),
+    path("present/sync/", present_sync),
     path("publish/loop/", publish_in_loop),
     path("publish/thread/", publish_in_thread),
     path("publish/heavily/", publish_heavily),
