@@ -85,7 +85,7 @@ $(VENV)/.demo: pyproject.toml requirements-dev.txt
 		echo "$(PYTHON) could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; \
 		rm -rf $(VENV); exit 1; }
 	@$(PIP) --constraint requirements-dev.txt --editable ".[daphne,redis,openapi]" \
-		django-cors-headers drf-spectacular-sidecar
+		django-cors-headers django-htmx drf-spectacular-sidecar
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo

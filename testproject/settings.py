@@ -33,6 +33,9 @@ INSTALLED_APPS = [
 OPENAPI = [it for it in ("drf_spectacular", "drf_spectacular_sidecar") if find_spec(it)]
 INSTALLED_APPS += OPENAPI
 
+# It brings htmx along, which one page of the demo needs.
+INSTALLED_APPS += [it for it in ("django_htmx",) if find_spec(it)]
+
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -58,6 +61,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "testproject.shop.views.pages_of_demo",
             ],
         },
     },
@@ -85,10 +89,15 @@ if "REDIS_URL" in os.environ:
         "BACKEND": "django_sse.brokers.redis.RedisBroker",
         "LOCATION": os.environ["REDIS_URL"],
     }
-elif "DJANGO_SSE_DB" not in os.environ and "pytest" not in sys.modules:
+elif "DJANGO_SSE_SHARED" in os.environ or (
+    "DJANGO_SSE_DB" not in os.environ and "pytest" not in sys.modules
+):
     # Orders that are made in a shell, or by another server, show up on every page too. Tests, which
     # have a database of their own, choose their broker themselves.
     DJANGO_SSE["BROKER"] = {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}
+
+# `make demo` serves pages that follow more than the shop's own streams.
+HAS_DEMO_PAGES = "DJANGO_SSE_SHARED" in os.environ
 
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [

@@ -42,6 +42,23 @@ class Product(models.Model):
         return self.name
 
 
+class Import(models.Model):
+    """A long job: ``done`` of ``total`` rows are imported. ``manage.py backstage`` works on it."""
+
+    total = models.PositiveIntegerField(default=150)
+    done = models.PositiveIntegerField(default=0)
+    cancelled = models.BooleanField(default=False)
+    created = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return f"Import {self.pk}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be done."""
+        return self.cancelled or self.done >= self.total
+
+
 class Order(models.Model):
     """A customer's order of one product."""
 

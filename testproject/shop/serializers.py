@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from django_sse import serializes
 
-from .models import Customer, Order, Product
+from .models import Customer, Import, Order, Product
 
 
 @serializes(Customer)
@@ -41,6 +41,15 @@ class OrderSerializer(serializers.ModelSerializer):
     class Meta:
         model = Order
         fields = ["id", "customer", "product", "quantity", "status", "total", "created"]
+
+
+@serializes(Import)
+class ImportSerializer(serializers.ModelSerializer):
+    """How far an import has come."""
+
+    class Meta:
+        model = Import
+        fields = ["id", "total", "done", "cancelled"]
 
 
 class PromptSerializer(serializers.Serializer):

@@ -1,12 +1,24 @@
 """The shop's addresses: streams stand beside ordinary views."""
 
+from django.conf import settings
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
 from django_sse import sse_path
 
+from .pages import Imports, Prices, Sales, Team
 from .streams import Clock, Generate, Orders, Serialization
-from .views import LivePage, PlaceOrder
+from .views import (
+    Break,
+    CancelImport,
+    LivePage,
+    MarketPage,
+    Notify,
+    PlaceOrder,
+    StartImport,
+    TeamPage,
+    WorkPage,
+)
 
 urlpatterns = [
     path("", LivePage.as_view(), name="live"),
@@ -18,3 +30,18 @@ urlpatterns = [
     path("login/", LoginView.as_view(template_name="shop/login.html"), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
 ]
+
+if settings.HAS_DEMO_PAGES:
+    urlpatterns += [
+        path("market/", MarketPage.as_view(), name="market"),
+        sse_path("market/prices/", Prices, name="prices"),
+        path("work/", WorkPage.as_view(), name="work"),
+        sse_path("work/imports/", Imports, name="imports"),
+        path("work/imports/start/", StartImport.as_view(), name="start-import"),
+        path("work/imports/<int:pk>/cancel/", CancelImport.as_view(), name="cancel-import"),
+        path("team/", TeamPage.as_view(), name="team"),
+        sse_path("team/stream/", Team, name="team-stream"),
+        sse_path("team/sales/", Sales, name="sales"),
+        path("team/notify/", Notify.as_view(), name="notify"),
+        path("break/<str:what>/", Break.as_view(), name="break"),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,6 +17,7 @@ from rest_framework import serializers
 
 from django_sse import Heartbeat, SSEView, Topic, sse_path
 from django_sse.contracts.typescript import runtime_for_build
+from tests.docs.pages import ROOT
 from tests.support.npm import install, node
 
 RUNTIME = Path(runtime_for_build.__code__.co_filename).parent / "client" / "runtime.min.js"
@@ -182,6 +184,22 @@ def test_a_plain_script_and_a_module_are_written(
             check=True,
         ).stdout
         assert shown.strip() == "StreamError,connect"
+
+
+def test_the_demos_client_is_what_its_streams_declare() -> None:
+    written = ROOT / "testproject" / "shop" / "static" / "shop" / "streams.js"
+    again = "DJANGO_SSE_SHARED=1 python manage.py sse_client --javascript"
+    made = subprocess.run(
+        [sys.executable, *again.split()[2:]],
+        cwd=ROOT,
+        env=os.environ
+        | {"DJANGO_SSE_SHARED": "1", "DJANGO_SETTINGS_MODULE": "testproject.settings"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert written.read_text(encoding="utf-8") == made, f"{again} -o {written}"
 
 
 def test_a_wrong_name_or_file_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from testproject.shop.pages import Prices
 from tests.support.browser import open_page
 from tests.support.servers import Server
 
@@ -18,8 +20,6 @@ from tests.support.servers import Server
 SOON = 10
 STOP_SECONDS = 5
 RECONNECT = 30
-# Orders in the snapshot of the stream.
-NEWEST = 8
 
 
 class Demo(Server):
@@ -114,13 +114,12 @@ def test_browser_reconnects_when_the_server_is_back(page: Page, demo: Demo) -> N
         expect(_fact(page, stream, "reconnects")).to_have_text("1")
     ticks = int(_fact(page, "clock", "count").inner_text())
     expect(_fact(page, "clock", "count")).not_to_have_text(str(ticks))
-    # The demo's broker is its process's memory, and went with it: the browser's last id is from
-    # before that. It was told by a reset, and given the state of now in the place of the old.
-    expect(_wire(page, "orders", "reset")).to_have_count(1)
-    expect(rows).to_have_count(min(before, NEWEST))
+    # The orders are in the database, and so are the events: nothing is lost, nothing comes twice.
+    expect(_wire(page, "orders", "reset")).to_have_count(0)
+    expect(rows).to_have_count(before)
     _place_order(page)
     expect(_wire(page, "orders", "created")).to_have_count(2)
-    expect(rows).to_have_count(min(before, NEWEST) + 1)
+    expect(rows).to_have_count(before + 1)
 
 
 def test_browser_sees_an_order_after_logging_in(page: Page) -> None:
@@ -155,3 +154,97 @@ def test_browser_is_told_why_a_prompt_is_refused(page: Page) -> None:
     page.get_by_role("button", name="Generate").click()
     expect(_state(page, "generate")).to_have_text("Refused")
     expect(page.locator("#prompt-problem")).to_have_text("This field may not be blank.")
+
+
+def _open(page: Page, demo: Demo, name: str, stream: str) -> None:
+    page.goto(f"{demo.url}/{name}/")
+    expect(_state(page, stream)).to_have_text("Open")
+
+
+def _marks(page: Page, kind: str) -> int:
+    found = re.search(rf"(\d+) {kind}", page.locator("#timeline").get_attribute("aria-label") or "")
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.parametrize("how", ["connection", "stop", "kill"])
+def test_what_breaks_heals_and_is_drawn(page: Page, demo: Demo, how: str) -> None:
+    _open(page, demo, "work", "imports")
+    page.locator("#start-import").click()
+    expect(page.locator("#jobs li").first).to_have_attribute("data-progress", "running")
+    # A worker that ends may be the other one.
+    for _ in range(8):
+        page.locator(f"[data-break={how}]").click()
+        page.wait_for_timeout(1500)
+        if _fact(page, "imports", "reconnects").inner_text() != "0" or how == "connection":
+            break
+        if _state(page, "imports").inner_text() != "Open":
+            break
+    expect(_fact(page, "imports", "reconnects")).not_to_have_text("0", timeout=RECONNECT * 1000)
+    expect(_state(page, "imports")).to_have_text("Open", timeout=RECONNECT * 1000)
+    page.wait_for_timeout(500)
+    assert _marks(page, "events replayed") + _marks(page, "replayed") > 0
+    assert _marks(page, "resets") == 0
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#jobs li").first).to_have_attribute("data-progress", "cancelled")
+
+
+def test_a_job_survives_a_reload_and_a_restart(page: Page, demo: Demo) -> None:
+    _open(page, demo, "work", "imports")
+    page.locator("#start-import").click()
+    job = page.locator("#jobs li").first
+    expect(job).to_have_attribute("data-progress", "running")
+    number = job.get_attribute("data-id")
+    page.reload()
+    expect(job).to_have_attribute("data-id", number or "")
+    demo.stop()
+    demo.start()
+    expect(job).to_have_attribute("data-progress", "done", timeout=60_000)
+    expect(job).to_have_attribute("data-id", number or "")
+
+
+def test_prices_arrive_by_the_thousand_and_a_slow_client_gets_the_newest(
+    page: Page, demo: Demo
+) -> None:
+    _open(page, demo, "market", "prices")
+    expect(page.locator("#tiles li")).to_have_count(12)
+    page.wait_for_function(
+        "Number(document.getElementById('rate').textContent.replace(/\\D/g, '')) > 500"
+    )
+    page.locator("#slow").check()
+    page.wait_for_function("document.getElementById('skipped').textContent !== '0'", timeout=60_000)
+
+
+def test_users_see_who_is_here_and_what_is_sold(page: Page, demo: Demo) -> None:
+    _log_in(page)
+    _open(page, demo, "team", "team")
+    expect(page.locator("#members li")).to_have_text(["demo"])
+    browser = page.context.browser
+    assert browser is not None
+    with browser.new_context(locale="en-GB") as other:
+        ada = other.new_page()
+        ada.goto(f"{demo.url}/login/?next=/team/")
+        ada.locator("[name=username]").fill("ada")
+        ada.locator("[name=password]").fill("ada")
+        ada.get_by_role("button", name="Log in").click()
+        expect(ada.locator("#members li")).to_have_count(2)
+        expect(page.locator("#members li")).to_have_count(2)
+        page.locator("#notify").click()
+        expect(ada.locator("#notes")).to_contain_text("demo rings.")
+        expect(page.locator("#notes")).to_contain_text("You rang.")
+        expect(ada.locator("#sales-rows tr")).to_have_count(6)
+        sold = "[...document.querySelectorAll('#sales-rows td:nth-child(2)')]"
+        total = f"{sold}.reduce((sum, it) => sum + Number(it.textContent), 0)"
+        before = ada.evaluate(total)
+        _place_order(page)
+        ada.wait_for_function(f"{total} === {before + 1}")
+        expect(ada.locator("#sales-rows tr")).to_have_count(6)
+    # Ada's window is closed. A reload is no leave.
+    page.reload()
+    expect(page.locator("#members li")).to_have_count(1, timeout=RECONNECT * 1000)
+
+
+def test_the_code_that_is_shown_is_the_code_that_runs(page: Page, demo: Demo) -> None:
+    page.goto(f"{demo.url}/market/")
+    page.get_by_text("The code of it").click()
+    shown = page.locator(".source code").inner_text()
+    assert shown.strip() == inspect.getsource(Prices).strip()

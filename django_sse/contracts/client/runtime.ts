@@ -106,8 +106,9 @@ export function connect<Path extends string>(
   const reconnects = options.reconnect ?? method === "GET";
   const page = globalThis.document as Document | undefined;
   const texts = TEXT.filter(([path]) => path.test(url.pathname)).flatMap(([, names]) => names);
-  // An EventSource tells neither events without a handler, nor ids alone, nor why it was refused.
-  let usesFetch = options.fetch || !handlers || !!shared || method !== "GET"
+  // An EventSource tells neither events without a handler, nor ids alone, nor why it was refused, and
+  // it always reconnects.
+  let usesFetch = options.fetch || !handlers || !!shared || method !== "GET" || !reconnects
     || (!!options.headers && !ticket) || !globalThis.EventSource;
 
   let state: State | undefined;

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from argparse import ArgumentParser
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+
+from testproject.shop.processes import Processes
 
 PORTS_TRIED = 100
 
@@ -16,14 +21,22 @@ PORTS_TRIED = 100
 class Command(BaseCommand):
     """Prepare the database, say where to look, and serve."""
 
-    help = "Migrate, add the sample data, and serve the shop with Daphne."
+    help = "Migrate, add the sample data, and serve the shop with several processes of Daphne."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take the port; the next free one is used where it is taken."""
         parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+        parser.add_argument(
+            "--workers", type=int, default=2, help="processes that serve (default: %(default)s)"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until Ctrl+C."""
+        if not settings.HAS_DEMO_PAGES:
+            # Several processes serve, and so events have to go by a broker that they share. The
+            # settings are read already: begin again, with others.
+            os.environ["DJANGO_SSE_SHARED"] = "1"
+            os.execv(sys.executable, [sys.executable, *sys.argv])
         call_command("migrate", interactive=False, verbosity=0)
         call_command("sampledata", stdout=self.stdout)
         wanted = options["port"]
@@ -35,7 +48,9 @@ class Command(BaseCommand):
             self.style.SUCCESS(f"\n  The shop:  http://127.0.0.1:{port}/\n")
             + f"  The admin: http://127.0.0.1:{port}/admin/\n"
             + (f"  Its API:   http://127.0.0.1:{port}/api/docs/\n" if has_openapi else "")
-            + "  Log in as: demo, password demo\n"
+            + "  Log in as: demo, password demo (or ada, password ada)\n"
+            + "  First:     log in, place an order, and watch it arrive in a second window.\n"
+            + "             Then open Market, Work and Team, and press what breaks things.\n"
             + "  Try also:  "
             + f"curl -N http://127.0.0.1:{port}/clock/\n"
             + f"             curl -N http://127.0.0.1:{port}/serialization/\n"
@@ -43,7 +58,16 @@ class Command(BaseCommand):
             + f'-d \'{{"prompt": "to be or not to be"}}\' http://127.0.0.1:{port}/generate/\n'
         )
         self.stdout.flush()
-        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+        with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
+            # The kernel holds little for each client, so that a slow one is soon noticed.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+            server = ["demo_worker", "--fd", str(listener.fileno())]
+            commands = [server] * max(1, options["workers"]) + [["backstage"]]
+            Processes(commands, [listener.fileno()]).run(self._tell)
+
+    def _tell(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()
 
 
 def free_port(wanted: int) -> int:

@@ -42,6 +42,9 @@ class Command(BaseCommand):
         users = get_user_model().objects
         if not users.filter(username="demo").exists():
             users.create_superuser(username="demo", password="demo")
+        if not users.filter(username="ada").exists():
+            users.create_user(username="ada", password="ada")
+        self.stdout.write("User: ada (password ada)")
         self.stdout.write("User: demo (password demo, may use the admin)")
 
         for first_name, last_name in CUSTOMERS:

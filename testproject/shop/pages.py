@@ -1,0 +1,116 @@
+"""The streams of the demo's further pages, each in about twenty lines: the pages show them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import TypedDict
+
+from django.contrib.auth.models import User
+from django.db.models import Count, QuerySet, Sum
+from rest_framework.permissions import IsAuthenticated
+
+from django_sse import ServerSentEvent, SSEView, Topic, apresence
+from django_sse.contrib.htmx import oob
+
+from .models import Import, Product
+
+
+class OnPage(SSEView):
+    """A stream that the button "Cut my connection" of its page can end.
+
+    The page's id is in the address. Ending all streams that follow its topic ends those of this page,
+    whichever process they are in.
+    """
+
+    async def get_topics(self) -> list[str]:
+        page = self.request.GET.get("page", "")
+        return [*self.topics, *([f"page:{page}"] if re.fullmatch(r"[a-z0-9]{8,40}", page) else [])]
+
+
+class Price(TypedDict):
+    """What something costs now, and how many changes there were so far."""
+
+    name: str
+    price: float
+    number: int
+
+
+PRICES = Topic("prices", events={"price": Price})
+
+
+class Prices(OnPage):
+    """Thousands of changes a second; a client that cannot keep up gets the newest of each name."""
+
+    topics = [PRICES]
+    overflow = "latest"  # of each key, which publish() was given
+    outbox_limit = 16_384  # bytes
+    presence = True  # the market trades only while it is watched
+    authentication_classes = []
+    permission_classes = []
+
+    async def get_presence(self) -> list[str]:
+        return [PRICES]
+
+
+class Imports(OnPage):
+    """A job's progress: the page may be loaded again, and the server may restart."""
+
+    topics = [Topic("imports", events={"progress": Import})]
+    authentication_classes = []
+    permission_classes = []
+
+    async def snapshot(self) -> AsyncIterator[ServerSentEvent]:
+        newest = Import.objects.order_by("-pk")[:3]
+        for job in reversed([job async for job in newest]):
+            yield ServerSentEvent(job, event="progress")
+
+
+class Member(TypedDict):
+    """Somebody who is here."""
+
+    user: str
+    name: str
+
+
+class Note(TypedDict):
+    """Something for one user."""
+
+    text: str
+
+
+class Team(OnPage):
+    """Who is here, and what the logged-in user is told: one stream, two topics."""
+
+    permission_classes = [IsAuthenticated]
+    presence = True  # publishes join and leave
+    topics = ["team"]
+    events = {"member": Member, "note": Note}
+
+    async def get_topics(self) -> list[str]:
+        return [*await super().get_topics(), f"user:{self.user.pk}"]
+
+    async def get_presence(self) -> list[str]:
+        return ["team"]
+
+    async def snapshot(self) -> None:
+        here = (await apresence("team")).users
+        async for user in User.objects.filter(pk__in=[*here, self.user.pk]).order_by("username"):
+            member = {"user": str(user.pk), "name": user.get_username()}
+            await self.send(member, event="member")
+
+
+class Sales(OnPage):
+    """A table that htmx keeps up to date: HTML, swapped by id."""
+
+    topics = [Topic("sales", events={None: str})]
+    authentication_classes = []
+    permission_classes = []
+
+    async def snapshot(self) -> None:
+        await self.send_template("shop/sales.html", {"products": self.products()}, wrap=oob)
+
+    @staticmethod
+    def products() -> QuerySet[Product]:
+        sold = {"count": Count("orders"), "revenue": Sum("orders__total")}
+        return Product.objects.annotate(**sold).order_by("name")

@@ -1,0 +1,33 @@
+// Who is here, what only this user is told, and a table that htmx keeps up to date.
+
+import { addTo, element, Live, onPress } from "./common.js";
+
+const team = document.getElementById("team");
+const members = document.getElementById("members");
+
+function join({ user, name }) {
+  const known = members.querySelector(`[data-user="${user}"]`);
+  if (known) {
+    if (name) known.textContent = name;
+    return;
+  }
+  const item = element("li", { textContent: name ?? `User ${user}` });
+  item.dataset.user = user;
+  addTo(members, item, { first: false });
+}
+
+if (!("locked" in team.dataset)) {
+  new Live(team, {
+    member: join,
+    join,
+    leave: ({ user }) => members.querySelector(`[data-user="${user}"]`)?.remove(),
+    note: ({ text }) => { document.getElementById("notes").textContent = `${text} (${new Date().toLocaleTimeString()})`; },
+    reset: () => members.replaceChildren(),
+    revoked: () => {}, // The page's button has cut it: it comes back by itself.
+  });
+}
+onPress("notify", "notes");
+
+const swap = (html) => htmx.swap(document.body, html, { swapStyle: "none" });
+new Live(document.getElementById("sales"), { message: swap });
+onPress("place-order", "order-problem");
