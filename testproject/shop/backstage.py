@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from datetime import UTC, datetime
 
 from django_sse import apresence, apublish
 
@@ -54,8 +55,16 @@ async def trade() -> None:
             for _ in range(int(CHANGES * PAUSE)):
                 name = random.choice(NAMES)
                 number += 1
-                prices[name] = max(0.5, prices[name] * random.gauss(1, 0.002))
-                data = {"name": name, "price": round(prices[name], 3), "number": number}
+                price = prices[name] = max(0.5, prices[name] * random.gauss(1, 0.002))
+                data = {
+                    "name": name,
+                    "price": round(price, 3),
+                    "bid": round(price * 0.998, 3),
+                    "ask": round(price * 1.002, 3),
+                    "volume": random.randint(1, 5000),
+                    "time": datetime.now(UTC).isoformat(),
+                    "number": number,
+                }
                 changes.append(apublish(PRICES, data, event="price", key=name))
             await asyncio.gather(*changes)
             due = max(due + PAUSE, loop.time() - 0.2)

@@ -33,6 +33,10 @@ class Price(TypedDict):
 
     name: str
     price: float
+    bid: float
+    ask: float
+    volume: int
+    time: str
     number: int
 
 

@@ -41,13 +41,18 @@ class Prices extends Live {
         if (stream !== this.stream) return;
         this.arrived(event);
         if (event.event === "price") take(event.data);
-        if (slow.checked) await sleep(50);
+        if (slow.checked && this.count % 40 === 0) await sleep(50);
       }
     })().catch(() => {}); // The section's state tells of it.
   }
 }
-new Prices(section, {}, { options: { fetch: true, buffer: 50 } });
-slow.addEventListener("change", () => { skipped = 0; });
+const prices = new Prices(section, {}, { options: { fetch: true, buffer: 50 } });
+// A new connection: the kernel would keep the large buffer of the fast one.
+slow.addEventListener("change", () => {
+  skipped = 0;
+  last = null;
+  prices.open();
+});
 
 setInterval(() => {
   const [green, red] = [color("--green"), color("--red")];
