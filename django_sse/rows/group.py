@@ -157,16 +157,19 @@ class Group:
                     first.setdefault(sent.pk, sent)
             rows = await self._run(partial(self.plan.read, dict.fromkeys(first)))
             self._held.update((pk, row.key) for pk, row in rows.items())
-            blocks = []
+            events = []
             for pk, sent in first.items():
                 if pk in rows:
-                    name = "created" if sent.created else "changed"
-                    blocks.append(encode_fields(rows[pk].text, name))
+                    events.append(("created" if sent.created else "changed", rows[pk].text))
                 elif not sent.created:
-                    blocks.append(encode_fields(self.plan.gone(sent.key), "deleted"))
-            if blocks:
-                # Only the last one moves the client's position: all of them come again before it.
-                blocks.append(b"id: %d-%d\n\n" % self.position)
+                    events.append(("deleted", self.plan.gone(sent.key)))
+            # Only the last one moves the client's position. A client that leaves before it gets all
+            # of them again.
+            ids = [None] * (len(events) - 1) + [str(self.position)]
+            blocks = [
+                encode_fields(text, event, id)
+                for (event, text), id in zip(events, ids, strict=False)
+            ]
             return blocks, self.position
 
     # What the hub calls.

@@ -35,14 +35,15 @@ def paths_of(owner: str, row_model: type[Model], depends_on: DependsOn) -> list[
 
 def _path(owner: str, row_model: type[Model], changed: type[Model], text: str) -> Path:
     model: Any = changed
-    via, back = None, []
+    via, target = None, None
+    back: list[str] = []
     for number, name in enumerate(text.split("__")):
         relation = _relation(model, name)
         if relation is None:
             raise ImproperlyConfigured(
                 f"{owner}.depends_on[{changed.__name__}] is {text!r}, but {model.__name__} has no "
                 f"relation {name!r}. Write the path from {changed.__name__} to "
-                f"{row_model.__name__}, such as 'order_set' or 'team__order_set'."
+                f"{row_model.__name__}, such as 'order_set', 'customer' or 'team__order_set'."
             )
         if relation.concrete and not relation.many_to_many:
             if number:
@@ -51,10 +52,12 @@ def _path(owner: str, row_model: type[Model], changed: type[Model], text: str) -
                     f"path may be a foreign key, and {name!r} is another one: name "
                     f"{model.__name__} as a model of its own."
                 )
-            via = relation.attname
+            via, target = relation.attname, relation.target_field
         else:
             back.append(_back(owner, text, relation))
         model = relation.related_model
+    if target is not None and not (back and target.primary_key):
+        back.insert(0, target.name)
     if not back or not issubclass(row_model, model._meta.concrete_model):
         raise ImproperlyConfigured(
             f"{owner}.depends_on[{changed.__name__}] is {text!r}, which leads to {model.__name__} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypedDict, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
@@ -299,9 +299,15 @@ def _key_name(owner: str, serializer_class: Any, model: type[Model], lookup: str
     return key_name(owner, serializer_class, model, lookup)
 
 
+class Begin(TypedDict):
+    """The data of ``begin``: the name of the field by which clients know a row."""
+
+    key: str
+
+
 def _events(serializer_class: SerializerClass) -> Mapping[str | None, Any]:
     row: Any = serializer_class
-    return {"begin": dict, "created": row, "changed": row, "deleted": dict, "end": dict}
+    return {"begin": Begin, "created": row, "changed": row, "deleted": dict, "end": dict}
 
 
 def _first_or_404(queryset: QuerySet[Any], wanted: Mapping[str, Any]) -> Any:

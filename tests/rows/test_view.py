@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
-from django.db import transaction
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, transaction
 from django.urls import include, path, reverse
 from rest_framework import serializers
 from rest_framework.filters import SearchFilter
 from rest_framework.permissions import BasePermission
+from rest_framework.renderers import BaseRenderer
 from rest_framework.routers import DefaultRouter
 
-from django_sse import ModelSSEView, apublish_changes, publish_changes, sse_path
+from django_sse import ModelSSEView, apublish, apublish_changes, publish_changes, sse_path
+from django_sse.rows import group as groups
+from django_sse.rows import plan as plans
 from django_sse.testing import connect
+from django_sse.topics.hub import get_hub
 from testproject.shop.models import Customer, Order
 from testproject.shop.serializers import OrderSerializer
+from tests.support.waiting import eventually
 
 from .conftest import Copy, in_thread
 
@@ -364,3 +372,292 @@ async def test_many_to_many_changes_let_rows_enter_and_leave(ada: User, bob: Use
         await team.user_set.aadd(ada)
         await team.adelete()
         await copy.when(set())
+
+
+class CustomerSerializer(serializers.ModelSerializer[Customer]):
+    count = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Customer
+        fields = ["id", "count"]
+
+    def get_count(self, customer: Any) -> int:
+        return int(customer.orders.count())
+
+
+class Customers(ModelSSEView):
+    heartbeat = None
+    queryset = Customer.objects.all()
+    serializer_class = CustomerSerializer
+    depends_on = {Order: "customer"}
+
+
+async def test_row_is_checked_when_what_points_to_it_comes_moves_and_goes(
+    order: Callable[..., Order], shop: Any
+) -> None:
+    other = await Customer.objects.acreate(first_name="Eve", last_name="New")
+    async with connect(Customers) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        row = await in_thread(order)()
+        assert await copy.event() == ("changed", {"id": shop[0].pk, "count": 1})
+        row.customer = other
+        await row.asave()
+        moved = [await copy.event() for _ in range(2)]
+        assert {(it["id"], it["count"]) for _, it in moved} == {(shop[0].pk, 0), (other.pk, 1)}
+        await row.adelete()
+        assert await copy.event() == ("changed", {"id": other.pk, "count": 0})
+
+
+class Logged(ModelSSEView):
+    """Users with a staff flag of their own, by a serializer that needs the request."""
+
+    heartbeat = None
+    queryset = User.objects.all()
+    serializer_needs_request = True
+
+    class serializer_class(serializers.Serializer[User]):  # noqa: N801
+        pk = serializers.IntegerField()
+        asked_by = serializers.SerializerMethodField()
+
+        def get_asked_by(self, row: Any) -> str:
+            return str(self.context["request"].user)
+
+
+async def test_serializer_that_needs_the_request_gets_it(ada: User, bob: User, broker: Any) -> None:
+    async with connect(Logged, user=ada) as one, connect(Logged, user=bob) as two:
+        for stream, user in (one, ada), (two, bob):
+            copy = Copy(stream)
+            await copy.until("end")
+            assert copy.rows[ada.pk] == {"pk": ada.pk, "asked_by": user.username}
+        await ada.asave()
+        for stream, user in (one, ada), (two, bob):
+            assert (await Copy(stream, "pk").event())[1]["asked_by"] == user.username
+
+
+async def test_one_change_is_one_query_and_one_text_for_all_with_the_same_rights(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    written: list[Any] = []
+    read, row = plans.Plan.read, plans._Writer.row
+    monkeypatch.setattr(plans.Plan, "read", lambda self, it: asked.append(self) or read(self, it))
+    monkeypatch.setattr(plans._Writer, "row", lambda self, it: written.append(it) or row(self, it))
+    staff = User(is_staff=True)
+    first = await in_thread(order)()
+    async with (
+        connect(Orders) as one,
+        connect(Orders) as two,
+        connect(Orders, user=staff) as three,
+    ):
+        copies = [Copy(stream) for stream in (one, two, three)]
+        for copy in copies:
+            await copy.until("end")
+        written.clear()
+        await first.asave()
+        for copy in copies:
+            assert (await copy.event())[0] == "changed"
+    assert len(asked) == 2  # Of the staff's group, and of the other one.
+    assert len(written) == 1
+
+
+# What goes wrong.
+
+
+async def test_check_is_tried_again_while_the_database_is_away(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = plans.Plan.read
+    faults = [DatabaseError("away"), DatabaseError("away")]
+
+    def failing(self: Any, marks: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return read(self, marks)
+
+    monkeypatch.setattr(plans.Plan, "read", failing)
+    monkeypatch.setattr(groups, "AGAIN", 0.01)
+    async with connect(Orders) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        row = await in_thread(order)()
+        event, data = await copy.event()
+        assert (event, data["id"]) == ("created", row.pk)
+    assert caplog.text.count("trying again") == 2
+
+
+async def test_serializer_that_fails_ends_the_stream(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connect(Orders) as stream:
+        await Copy(stream).until("end")
+        monkeypatch.setattr(OrderSerializer, "to_representation", lambda *_: 1 / 0)
+        monkeypatch.setattr(plans, "_threads", plans._PerThread())
+        await in_thread(order)()
+        await stream.receive_end()
+    assert "Changes of shop.Order cannot be sent" in caplog.text
+
+
+async def test_lost_messages_reset_all_clients(order: Callable[..., Order]) -> None:
+    async with connect(Orders) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        row = await in_thread(order)()
+        await copy.until("created")
+        await Order.objects.all().aupdate(quantity=5)
+        get_hub()._lost(["model:shop.order"])
+        await copy.until("end")
+        assert [name for name, _ in copy.events[-4:]] == ["reset", "begin", "created", "end"]
+        assert copy.rows[row.pk]["quantity"] == 5
+
+
+async def test_message_that_cannot_be_read_resets_all_clients(
+    order: Callable[..., Order], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connect(Orders) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await apublish("model:shop.order", "nonsense")
+        await copy.until("end")
+        assert [name for name, _ in copy.events[-3:]] == ["reset", "begin", "end"]
+    assert "Messages about shop.Order cannot be read" in caplog.text
+
+
+async def test_group_without_clients_is_forgotten(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "LINGER", 0.05)
+    async with connect(Idle):
+        async with connect(Orders) as stream:
+            await Copy(stream).until("end")
+            seen = stream.last_event_id
+        kept = get_hub().attached["groups of rows"]
+        assert len(kept) == 2
+        await eventually(lambda: len(kept) == 1)
+        async with connect(Orders, headers={"last-event-id": seen}) as stream:
+            assert (await stream.receive()).event == "reset"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_group_remembers_so_many_changes(
+    alone: bool, order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "REMEMBERED", 2)
+    row = await in_thread(order)()
+    async with connect(Idle if alone else Orders) as other:
+        theirs = Copy(other)
+        await theirs.until("end")
+        async with connect(Orders) as stream:
+            await Copy(stream).until("end")
+            seen = stream.last_event_id
+        for _ in range(3):
+            await in_thread(order)() if alone else await row.asave()
+            if not alone:
+                await theirs.until("changed")
+        async with connect(Orders, headers={"last-event-id": seen}) as stream:
+            assert (await stream.receive()).event == "reset"
+
+
+async def test_client_of_a_long_snapshot_catches_up_with_what_it_could_not_hold(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [await in_thread(order)() for _ in range(3)]
+    gate, page = threading.Event(), plans.Plan.page
+
+    def held(self: Any, *args: Any) -> Any:
+        found = page(self, *args)
+        gate.wait(5)
+        return found
+
+    monkeypatch.setattr(plans.Plan, "page", held)
+    async with connect(Orders.as_view(snapshot_page=1, outbox_limit=1)) as stream:
+        copy = Copy(stream)
+        await copy.until("begin")
+        rows[0].quantity = 4
+        await rows[0].asave()
+        [group] = get_hub().attached["groups of rows"].values()
+        await eventually(lambda: group._touched)
+        gate.set()
+        await copy.until("end")
+        event, data = await copy.event()
+        assert (event, data["id"], data["quantity"]) == ("changed", rows[0].pk, 4)
+        await rows[1].asave()
+        assert (await copy.event())[1]["id"] == rows[1].pk
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"topics": ["a"]}, "topics has no meaning"),
+        ({"rewind": 3}, "rewind has no meaning"),
+        ({"serialize": lambda self, obj: ""}, r"serialize\(\) takes the place"),
+        ({"overflow": "drop_oldest"}, "cannot keep its copy"),
+        ({"depends_on": [Customer]}, "must be a dict of models and paths"),
+        ({"depends_on": {Customer: "nothing"}}, "no relation 'nothing'"),
+        ({"snapshot_page": 0}, "must be a whole number of rows"),
+    ],
+)
+def test_wrong_view_is_refused(attributes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=words):
+        type("Wrong", (Orders,), attributes)
+
+
+class Xml(BaseRenderer):
+    media_type = "application/xml"
+
+
+class NoKey(serializers.ModelSerializer[Order]):
+    class Meta:
+        model = Order
+        fields = ["quantity"]
+
+
+class Free(serializers.BaseSerializer[Order]):
+    def to_representation(self, instance: Any) -> Any:
+        return {"id": instance.pk, "free": True} if instance.quantity < 5 else {}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"queryset": Order.objects.all()[:3]}, "is sliced"),
+        ({"queryset": Order.objects.all().union(Order.objects.all())}, r"is a union\(\)"),
+        ({"queryset": Order.objects.values("pk")}, r"is a values\(\)"),
+        ({"queryset": None}, "must have a `queryset`"),
+        ({"serializer_class": NoKey}, "needs a serializer with 'pk'"),
+        (
+            {"queryset": User.objects.all(), "serializer_class": None},
+            "must have a `serializer_class`",
+        ),
+        ({"renderer_class": Xml}, "must be a JSON renderer"),
+    ],
+)
+async def test_what_cannot_be_streamed_is_an_error_before_the_stream(
+    attributes: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture, transactional_db: None
+) -> None:
+    view = type("Wrong", (ModelSSEView,), {
+        "queryset": Order.objects.all(), "serializer_class": OrderSerializer, **attributes
+    })  # fmt: skip
+    async with connect(view) as stream:
+        assert stream.status_code == 500
+    assert re.search(words, caplog.text)
+
+
+async def test_serializer_of_any_kind_must_have_the_key(order: Callable[..., Order]) -> None:
+    class Freely(Orders):
+        serializer_class = Free
+
+    await in_thread(order)()
+    async with connect(Freely) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        assert list(copy.rows.values()) == [{"id": next(iter(copy.rows)), "free": True}]
+    await in_thread(order)(quantity=7)
+    async with connect(Freely) as stream:
+        await stream.read()
+        assert "must put 'id' into its data" in str(stream.failure)
+
+
+async def test_publish_changes_needs_saved_objects() -> None:
+    with pytest.raises(ValueError, match="without a primary key"):
+        await apublish_changes([Order()])
