@@ -7,7 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from . import brokers, burst, fanout, machine, memory, publishing, resume, secure, setup, typed
+from . import (
+    brokers,
+    burst,
+    fanout,
+    machine,
+    memory,
+    models,
+    publishing,
+    resume,
+    secure,
+    setup,
+    typed,
+)
 from .context import Context, prepared
 from .report import Result, row, table
 
@@ -25,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "publish": publishing.measure_nobody,
     "secure": secure.measure,
     "typed": typed.measure,
+    "models": models.measure,
     "redis": publishing.measure_redis,
     "brokers": brokers.measure,
 }

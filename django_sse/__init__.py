@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .exceptions import UndeclaredEvent as UndeclaredEvent
     from .monitoring.metrics import stats as stats
     from .routing import sse_path as sse_path
+    from .rows.changes import apublish_changes as apublish_changes
+    from .rows.changes import publish_changes as publish_changes
+    from .rows.view import ModelSSEView as ModelSSEView
     from .signals import stream_closed as stream_closed
     from .signals import stream_opened as stream_opened
     from .topics.declarations import Topic as Topic
@@ -48,6 +51,7 @@ _HOMES = {
     "alatest_event_id": "topics.publishing",
     "apresence": "topics.presence",
     "apublish": "topics.publishing",
+    "apublish_changes": "rows.changes",
     "apublish_template": "topics.templates",
     "close_streams": "topics.orders",
     "EventTooLarge": "exceptions",
@@ -56,9 +60,11 @@ _HOMES = {
     "InvalidEvent": "exceptions",
     "InvalidTopic": "exceptions",
     "latest_event_id": "topics.publishing",
+    "ModelSSEView": "rows.view",
     "Presence": "brokers.presence",
     "presence": "topics.presence",
     "publish": "topics.publishing",
+    "publish_changes": "rows.changes",
     "publish_template": "topics.templates",
     "PublishFailed": "exceptions",
     "SerializerNotFound": "exceptions",

@@ -13,16 +13,19 @@ from django.utils.module_loading import autodiscover_modules
 
 
 class DjangoSSEConfig(AppConfig):
-    """Registers the checks and the observers, and imports each app's ``serializers.py``."""
+    """Registers the checks and the observers, and imports serializers and streams."""
 
     name = "django_sse"
     verbose_name = "Server-Sent Events"
 
     def ready(self) -> None:
-        """Fill the registry of ``@serializes``, so that any process can send any object."""
+        """Import each app's ``serializers.py`` and ``streams.py``.
+
+        So any process can send any object, and tells of the changes of models that streams show.
+        """
         from . import checks  # noqa: F401, PLC0415 - checks need the apps to be loaded
 
-        autodiscover_modules("serializers")
+        autodiscover_modules("serializers", "streams")
         post_migrate.connect(_prepare_database, dispatch_uid="django_sse")
         for module, library in OBSERVERS.items():
             if _is_installed(library):

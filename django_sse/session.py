@@ -105,11 +105,14 @@ class Session(Handshake):
 
     async def _check_again(self) -> None:
         try:
-            if not await sync_to_async(still_allowed)(self):
+            if not await self._is_still_allowed():
                 self.revoke()
         except Exception as error:
             message = "%s could not check its user again; it will be tried later."
             log_error(self, message, error=error)
+
+    async def _is_still_allowed(self) -> bool:
+        return await sync_to_async(still_allowed)(self)
 
     def adopt(self, context: contextvars.Context, start: Any) -> None:
         """Run the stream with these context variables, its synchronous work in the pool.

@@ -40,7 +40,9 @@ class SSEView(Session, Following[T], Beating[T], Grouped):
         """Check the attributes and hooks of a subclass; raise ``ImproperlyConfigured`` for wrong ones."""
         super().__init_subclass__(**kwargs)
         check_hooks(cls, SSEView)
-        check_attributes(cls.__qualname__, {name: getattr(cls, name) for name in CHECKED})
+        check_attributes(
+            cls.__qualname__, {it: getattr(cls, it) for it in CHECKED if hasattr(cls, it)}
+        )
         cls._handlers = handler_names(cls, SSEView)
         cls._declaration = None
         if cls.events is not None and not hasattr(cls.events, "__get__"):

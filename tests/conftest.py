@@ -35,6 +35,7 @@ SLOW = (
     "integration/nginx",
     "integration/page",
     "integration/proxies",
+    "integration/rows",
     "integration/test_browser.py",
     "integration/test_servers.py",
     "integration/topics/test_commands.py",

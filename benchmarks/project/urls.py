@@ -5,7 +5,7 @@ from django.urls import include, path
 
 from django_sse import sse_path
 
-from . import streams, trace, views
+from . import rows, streams, trace, views
 
 urlpatterns = [
     path("warm-up/", views.warm_up),
@@ -27,8 +27,12 @@ urlpatterns = [
     sse_path("burst/text/", streams.TextBurst),
     sse_path("burst/generator/", streams.GeneratorBurst),
     sse_path("follow/", streams.Follow),
+    sse_path("rows/topic/", rows.Topic),
+    path("rows/change/", rows.change),
 ]
 
+if hasattr(rows, "Rows"):
+    urlpatterns.append(sse_path("rows/", rows.Rows))
 if "django_eventstream" in settings.INSTALLED_APPS:
     urlpatterns.append(
         path("eventstream/", include("django_eventstream.urls"), {"channels": ["readings"]})

@@ -26,6 +26,7 @@ from django_sse.wire.serialization import check_serializer
 #: The attributes that are checked. A new one also gets a branch in ``check_attributes()``.
 CHECKED = (
     "browsable",
+    "depends_on",
     "events",
     "groups",
     "heartbeat",
@@ -39,6 +40,7 @@ CHECKED = (
     "retry",
     "rewind",
     "serializer_classes",
+    "snapshot_page",
     "topics",
 )
 
@@ -133,6 +135,16 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
         elif attribute == "renderer_class":
             if not isinstance(value, FromSettings):
                 check_renderer(where, value)
+        elif attribute == "depends_on":
+            if not isinstance(value, Mapping):
+                raise ImproperlyConfigured(
+                    f"{where} must be a dict of models and paths, got {value!r}. Write "
+                    '{Customer: "order_set"}.'
+                )
+        elif attribute == "snapshot_page" and not (type(value) is int and value > 0):
+            raise ImproperlyConfigured(
+                f"{where} must be a whole number of rows above 0, got {value!r}."
+            )
         elif attribute == "browsable" and value not in (None, False, True):
             raise ImproperlyConfigured(f"{where} must be True, False or None, got {value!r}.")
         elif attribute == "events" and value is not None:

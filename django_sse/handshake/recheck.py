@@ -9,6 +9,7 @@ from django.contrib.auth import SESSION_KEY, get_user
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
+from rest_framework.request import Request
 
 from django_sse.connection.users import is_authenticated, nobody, user_key, user_name
 
@@ -22,9 +23,17 @@ def still_allowed(view: Any) -> bool:
     any other exception of a policy: a database that is away says nothing about the user.
     Synchronous, for the thread of the stream's synchronous work.
     """
+    return renewed(view) is not None
+
+
+def renewed(view: Any) -> Request | None:
+    """Return a request with the user as it is now, or ``None`` where it would be refused.
+
+    Raises what ``still_allowed()`` raises.
+    """
     before = view.request.user
     django_request = _anew(view.request._request, view.user_before)
-    request = view.initialize_request(django_request, *view.args, **view.kwargs)
+    request: Request = view.initialize_request(django_request, *view.args, **view.kwargs)
     request.accepted_renderer = view.request.accepted_renderer
     request.accepted_media_type = view.request.accepted_media_type
     request.version = view.request.version
@@ -32,15 +41,15 @@ def still_allowed(view: Any) -> bool:
     try:
         view.perform_authentication(request)
         if login_demanded(django_request) and not is_authenticated(request.user):
-            return False
+            return None
         view.check_permissions(request)
     except (PermissionDenied, Http404):
-        return False
+        return None
     except APIException as error:
         if error.status_code >= 500:
             raise
-        return False
-    return bool(_key(request.user) == _key(before))
+        return None
+    return request if _key(request.user) == _key(before) else None
 
 
 def _anew(request: HttpRequest, before: Any) -> HttpRequest:

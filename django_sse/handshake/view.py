@@ -6,7 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import (
@@ -108,6 +108,8 @@ class Handshake(APIView, Stream):
 
     # Whether connect() has returned, so that disconnect() is due.
     _connected: bool = False
+    # Attributes that the streams of a class have besides those in _KEYS.
+    _own_keys: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
@@ -347,7 +349,7 @@ def _share_keys(view: type[Handshake]) -> None:
     if view not in _shared:
         _shared.add(view)
         first = view.__new__(view)
-        for name in _KEYS:
+        for name in (*_KEYS, *view._own_keys):
             # Not where a project's view has put a property in its place.
             if not hasattr(getattr(view, name, None), "__set__"):
                 object.__setattr__(first, name, None)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from contextvars import Context
+from typing import Any
 
 from django_sse.brokers import get_broker
 from django_sse.brokers.base import Broker, EventId, Listener, Message
@@ -45,7 +46,7 @@ class Hub:
     def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
         """Make the broker's listener for ``loop``."""
         self.broker = broker
-        self.listener: Listener = broker.listen(self._deliver, self._lost)
+        self.listener: Listener = broker.listen(self.deliver, self._lost)
         self._loop = loop
         self._cohorts: dict[frozenset[str], Cohort] = {}
         self._by_topic: dict[str, list[Cohort]] = {}
@@ -69,6 +70,8 @@ class Hub:
         self._guests = 0
         self._opened = loop.time()
         self.closed = False
+        #: What other modules keep for as long as the hub lives, by a name of theirs.
+        self.attached: dict[str, Any] = {}
 
     def add(self, follower: Follower, topics: frozenset[str]) -> Cohort:
         """Put a connection into its cohort, which holds messages for it from now on."""
@@ -205,7 +208,8 @@ class Hub:
         if self._timer is None and not self._cohorts and not self.closed:
             self._timer = self._loop.call_later(LINGER, self._expire, context=Context())
 
-    def _deliver(self, message: Message) -> None:
+    def deliver(self, message: Message) -> None:
+        """Put a message into the batches of the cohorts that follow one of its topics."""
         if CONTROL in message.topics:
             obey(message, self._loop)
             return

@@ -1,0 +1,231 @@
+"""Which rows were touched: from Django's signals, and ``publish_changes()``, to all processes.
+
+A message of the topic ``model:<app>.<model>`` names primary keys, and nothing of what is in the
+rows. It is published as any other event, after the commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+from asgiref.sync import sync_to_async
+from django.apps import apps
+from django.db.models import Model, Q, QuerySet
+from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
+from django.utils.asyncio import async_unsafe
+from rest_framework.utils.encoders import JSONEncoder
+
+from django_sse.brokers.base import Message
+from django_sse.topics.publishing import apublish, publish
+from django_sse.wire.events import EventDecoder
+
+from .paths import Path
+
+#: How many primary keys one message has at most.
+CHUNK = 1000
+
+# The concrete models of whose changes messages are published.
+_watched: set[type[Model]] = set()
+# For each model that depends_on names, the ways to the rows that show its objects.
+_dependents: dict[type[Model], set[tuple[type[Model], Path]]] = {}
+
+_BEFORE = "_django_sse_before"
+
+
+class Touched(NamedTuple):
+    """What a message says: primary keys, and values of foreign keys before and after the change."""
+
+    pks: tuple[Any, ...]
+    via: dict[str, list[Any]]
+
+
+def topic_of(model: type[Model]) -> str:
+    """Return the topic of a model's changes."""
+    return f"model:{_concrete(model)._meta.label_lower}"
+
+
+@functools.lru_cache(256)
+def read(message: Message) -> Touched:
+    """Return what a message says; the groups of a process share the result."""
+    [event] = EventDecoder().feed(message.encode())
+    said = json.loads(event.data or "")
+    return Touched(tuple(said["pk"]), said.get("via", {}))
+
+
+def watch(row_model: type[Model], paths: Iterable[Path]) -> None:
+    """Publish the changes of a model and of those on which its rows depend, from now on."""
+    _watch(row_model)
+    for path in paths:
+        _watch(path.changed)
+        _dependents.setdefault(_concrete(path.changed), set()).add((row_model, path))
+
+
+@async_unsafe("publish_changes() waits for the broker: use `await apublish_changes(…)`.")
+def publish_changes(
+    rows: QuerySet[Any] | Iterable[Model], *, using: str | None = None, on_commit: bool = True
+) -> None:
+    """Tell the streams of a model that rows were changed in a way that Django's signals do not see.
+
+    Call it after ``bulk_create()``, ``bulk_update()``, ``QuerySet.update()`` or raw SQL, with the
+    rows that were touched: a ``QuerySet``, which is evaluated now, or objects. A row that is no
+    longer in a user's queryset is sent to that user as ``deleted``. In a transaction of the
+    database ``using`` (by default, that of the ``QuerySet``), it waits for the commit, as
+    ``publish()`` does. Raises ``ValueError`` for objects without a primary key, and what
+    ``publish()`` raises.
+    """
+    found, database = _told(rows)
+    for topic, text in found:
+        publish(topic, text, event="touched", using=using or database, on_commit=on_commit)
+
+
+async def apublish_changes(rows: QuerySet[Any] | Iterable[Model]) -> None:
+    """Do the same as ``publish_changes()`` from a coroutine, at once."""
+    found, _ = await sync_to_async(_told)(rows)
+    for topic, text in found:
+        await apublish(topic, text, event="touched")
+
+
+def _told(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str, str]], str | None]:
+    by_model: dict[type[Model], list[Any]] = {}
+    database = None
+    if isinstance(rows, QuerySet):
+        by_model[rows.model] = list(rows.order_by().values_list("pk", flat=True))
+        database = rows.db
+    else:
+        for row in rows:
+            if row.pk is None:
+                raise ValueError(
+                    f"publish_changes() got {row!r} without a primary key, which the database has "
+                    "not returned. Query the rows, and pass the QuerySet."
+                )
+            by_model.setdefault(type(row), []).append(row.pk)
+    found = []
+    for model, pks in by_model.items():
+        topics = sorted({topic_of(model), *_topics(model)})
+        for part in chunks(pks, CHUNK):
+            found += [(topic, _text(part)) for topic in topics]
+    return found, database
+
+
+def _touch(
+    model: type[Model], pks: Iterable[Any], using: str, via: dict[str, list[Any]] | None = None
+) -> None:
+    if topics := _topics(model):
+        for part in chunks(pks, CHUNK):
+            publish(topics, _text(part, via), event="touched", using=using)
+
+
+def chunks(pks: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of at most ``size`` primary keys, each key once."""
+    different = list(dict.fromkeys(pks))
+    for begin in range(0, len(different), size):
+        yield different[begin : begin + size]
+
+
+def _text(pks: Iterable[Any], via: dict[str, list[Any]] | None = None) -> str:
+    said = {"pk": list(pks), "via": via} if via else {"pk": list(pks)}
+    return json.dumps(said, cls=JSONEncoder, separators=(",", ":"))
+
+
+# Models: a row of a child is a row of its parents, under the same primary key.
+
+
+def _concrete(model: type[Model]) -> type[Model]:
+    concrete: type[Model] = model._meta.concrete_model or model
+    return concrete
+
+
+def _are_kin(one: type[Model], other: type[Model]) -> bool:
+    one, other = _concrete(one), _concrete(other)
+    return issubclass(one, other) or issubclass(other, one)
+
+
+def _topics(model: type[Model]) -> list[str]:
+    return sorted(topic_of(it) for it in _watched if _are_kin(it, model))
+
+
+def _watch(model: type[Model]) -> None:
+    model = _concrete(model)
+    if model in _watched:
+        return
+    _watched.add(model)
+    # A receiver for all senders would take away Django's fast deletes from every model.
+    for kin in apps.get_models(include_auto_created=True):
+        if not _are_kin(kin, model):
+            continue
+        pre_save.connect(_before_save, sender=kin)
+        post_save.connect(_saved, sender=kin)
+        pre_delete.connect(_before_delete, sender=kin)
+        post_delete.connect(_deleted, sender=kin)
+        for field in chain(kin._meta.many_to_many, kin._meta.related_objects):
+            through: Any = getattr(field, "through", None)
+            through = through or getattr(getattr(field, "remote_field", None), "through", None)
+            if through is not None:
+                m2m_changed.connect(_related, sender=through)
+
+
+def _paths(model: type[Model]) -> Iterator[tuple[type[Model], Path]]:
+    for changed, found in _dependents.items():
+        if _are_kin(changed, model):
+            yield from found
+
+
+# Signals. The row is as it will be, or was, where the transaction commits.
+
+
+def _vias(sender: type[Model]) -> set[str]:
+    return {path.via for _, path in _paths(sender) if path.via is not None}
+
+
+def _before_save(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
+    # An object that moves from one team to another touches the rows of both.
+    if not instance._state.adding and (names := _vias(sender)):
+        rows = sender._base_manager.using(using).filter(pk=instance.pk)
+        setattr(instance, _BEFORE, rows.values(*names).first())
+
+
+def _saved(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
+    before = instance.__dict__.pop(_BEFORE, None)
+    via = {name: [getattr(instance, name)] for name in _vias(sender)}
+    for name, value in (before or {}).items():
+        via[name].append(value)
+    _touch(sender, [instance.pk], using, via)
+
+
+def _before_delete(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
+    # After it, nothing leads from the object to its rows, which may stay (SET_NULL).
+    for row_model, path in _paths(sender):
+        if path.via is None:
+            rows = row_model._base_manager.using(using).filter(**{path.lookup: instance.pk})
+            _touch(row_model, rows.values_list("pk", flat=True), using)
+
+
+def _deleted(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
+    via = {name: [getattr(instance, name)] for name in _vias(sender)}
+    _touch(sender, [instance.pk], using, via)
+
+
+def _related(
+    sender: type[Model],
+    instance: Any,
+    action: str,
+    model: type[Model],
+    pk_set: set[Any] | None,
+    using: str,
+    **kwargs: Any,
+) -> None:
+    """Take a change of a many-to-many relation as a change of the objects on both sides."""
+    if action == "pre_clear" and _topics(model):
+        ends: list[Any] = [it for it in sender._meta.get_fields() if it.is_relation]
+        own = [it.name for it in ends if _are_kin(it.related_model, type(instance))]
+        theirs = [it.attname for it in ends if _are_kin(it.related_model, model)]
+        rows = sender._base_manager.using(using)
+        rows = rows.filter(functools.reduce(Q.__or__, [Q(**{name: instance}) for name in own]))
+        _touch(model, chain.from_iterable(rows.values_list(*theirs)), using)
+    if action.startswith("post_"):
+        _touch(type(instance), [instance.pk], using)
+        _touch(model, pk_set or (), using)

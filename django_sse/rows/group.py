@@ -1,0 +1,359 @@
+"""What clients of the same queryset hold, and what they are sent when rows are touched.
+
+The reads of a group come one after another, whether they check touched rows or make a page of a
+snapshot. After each of them, ``_held`` is right for what was read: it has every row that any client of
+the group may hold. docs/models.md has the whole argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from contextvars import Context
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from django.db import DatabaseError, InterfaceError
+
+from django_sse.brokers.base import INTERNAL, EventId, Message
+from django_sse.connection.outbox import HIGH_WATER
+from django_sse.connection.threads import Lane, pool
+from django_sse.exceptions import HistoryLost
+from django_sse.topics.backlog import Item
+from django_sse.topics.cohort import Cohort
+from django_sse.topics.hub import Hub
+from django_sse.topics.subscription import Subscription
+from django_sse.wire.events import encode_fields, encode_head
+
+from .changes import read, topic_of
+from .paths import Path
+from .plan import Plan, Row
+
+logger = logging.getLogger("django_sse")
+
+T = TypeVar("T")
+
+#: How many sent changes a group remembers, for clients that resume.
+REMEMBERED = 10_000
+#: Seconds for which a group without clients remembers, so that a client that comes back resumes.
+LINGER = 60.0
+#: Seconds until a check that failed, as the database was away, is tried again.
+AGAIN = 1.0
+
+
+class Sent(NamedTuple):
+    """A change that was sent; ``created`` says that no client had the row before it."""
+
+    at: int
+    pk: Any
+    key: Any
+    created: bool
+
+
+class Group:
+    """The connections of one event loop that share a plan. All methods belong to that loop."""
+
+    # What the hub asks of a follower. A group holds messages and is never live.
+    cursor = EventId(0, 0)
+    client: str | None = None
+    outbox: Any = None
+    backlog: Any = None
+
+    def __init__(self, plan: Plan, hub: Hub, forget: Callable[[], object]) -> None:
+        """Begin without connections; ``forget()`` is called as the last one is long gone."""
+        self.plan = plan
+        self.hub = hub
+        self.topic = ""
+        self._last = 0
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[Any, Any] = {}
+        self._sent: deque[Sent] = deque()
+        # What was touched since the last check, and by which message.
+        self._touched: OrderedDict[Any, EventId] = OrderedDict()
+        self._related: OrderedDict[tuple[Path, Message], None] = OrderedDict()
+        self._lock = asyncio.Lock()
+        self._followers: dict[RowSubscription, None] = {}
+        self._lane: Lane | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._renew()
+        self._cohort: Cohort = hub.add(self, frozenset(plan.topics))
+
+    @property
+    def position(self) -> EventId:
+        """The id of the newest change that was sent.
+
+        Its first number is a time in microseconds, so that ids rise from one group to the next. The
+        second one names the group: another process would not know what the client holds.
+        """
+        return EventId(self._last, self._token)
+
+    def remembers(self, position: EventId) -> bool:
+        """Return whether a client that has seen ``position`` can resume."""
+        return (
+            position.sequence == self._token and self._floor <= position.milliseconds <= self._last
+        )
+
+    def enter(self, follower: RowSubscription) -> Cohort:
+        """Take a connection in. From now on, it holds the changes that the group sends."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._lane is None:
+            self._lane = pool.lease()
+        self._followers[follower] = None
+        return self.hub.add(follower, frozenset([self.topic]))
+
+    async def settle(self) -> EventId:
+        """Hear of all changes from now on, and check those of before; return the position then."""
+        await self.hub.subscribe(self.plan.topics)
+        async with self._lock:
+            await self._check()
+            return self.position
+
+    def leave(self, follower: RowSubscription) -> None:
+        """Note that a connection has ended."""
+        if self._followers.pop(follower, False) is None and not self._followers:
+            if self._lane is not None:
+                pool.give_back(self._lane)
+                self._lane = None
+            # Nobody else has the rights of a connection for which nothing is shared.
+            linger = LINGER if self.plan.owner is None else 0
+            self._timer = self._loop.call_later(linger, self.close, context=Context())
+
+    def close(self) -> None:
+        """Forget everything: no client can resume any more."""
+        if not self._followers:
+            self._forget()
+            self.hub.remove(self, self._cohort)
+
+    async def page(self, after: Any, size: int) -> tuple[list[Row], Any]:
+        """Return the next rows of a snapshot, and where the page after them begins, or ``None``."""
+        async with self._lock:
+            rows, following = await self._run(partial(self.plan.page, after, size))
+            # Before the lock is given back: if one of them leaves the queryset, a check has to know
+            # that a client holds it.
+            self._held.update((pk, row.key) for pk, row in rows.items())
+        return list(rows.values()), following
+
+    async def catch_up(self, position: EventId) -> tuple[list[bytes], EventId]:
+        """Return what a client lacks that has seen ``position``, and the position after it.
+
+        Each row that was sent since then comes at most once, as it is now. Raises ``HistoryLost``
+        where the group does not remember that.
+        """
+        async with self._lock:
+            await self._check()
+            if not self.remembers(position):
+                raise HistoryLost(f"The changes of rows since {position} are not remembered.")
+            first: dict[Any, Sent] = {}
+            for sent in self._sent:
+                if sent.at > position.milliseconds:
+                    first.setdefault(sent.pk, sent)
+            rows = await self._run(partial(self.plan.read, dict.fromkeys(first)))
+            self._held.update((pk, row.key) for pk, row in rows.items())
+            events = []
+            for pk, sent in first.items():
+                if pk in rows:
+                    events.append(("created" if sent.created else "changed", rows[pk].text))
+                elif not sent.created:
+                    events.append(("deleted", self.plan.gone(sent.key)))
+            # Only the last one moves the client's position. A client that leaves before it gets all
+            # of them again.
+            ids = [None] * (len(events) - 1) + [str(self.position)]
+            blocks = [
+                encode_fields(text, event, id)
+                for (event, text), id in zip(events, ids, strict=False)
+            ]
+            return blocks, self.position
+
+    # What the hub calls.
+
+    def hold(self, batch: list[Item], size: int) -> None:
+        """Take messages that touched rows, and check the rows soon, all of them in one query."""
+        own = topic_of(self.plan.model)
+        for message, _ in batch:
+            if own in message.topics:
+                for pk in self.plan.own(read(message).pks):
+                    self._touched[pk] = message.id
+            for topic in message.topics:
+                for path in self.plan.paths.get(topic, ()):
+                    self._related[path, message] = None
+        if not self._followers and len(self._touched) + len(self._related) > REMEMBERED:
+            self._renew()
+        self._start()
+
+    def lose(self) -> None:
+        """Begin anew with all connections: the broker lost messages."""
+        self._renew()
+        for follower in tuple(self._followers):
+            follower.lose()
+
+    def send(self, batch: list[Item]) -> None:
+        """Never called: a group is not live."""
+        raise NotImplementedError
+
+    def enqueue(self, batch: list[Item]) -> None:
+        """Never called: a group is not live."""
+        raise NotImplementedError
+
+    def fail(self) -> None:
+        """Log the error that is being handled, and begin anew."""
+        logger.exception("Messages about %s cannot be read.", self.plan.model._meta.label)
+        self.lose()
+
+    # Checks.
+
+    def _renew(self) -> None:
+        self._token = secrets.randbelow(2**53)
+        self._floor = self._last = max(self._last + 1, time.time_ns() // 1000)
+        self._held.clear()
+        self._sent.clear()
+        self._touched.clear()
+        self._related.clear()
+        self.topic = self.topic or f"{INTERNAL}rows:{self._token}"
+
+    def _start(self) -> None:
+        if self._followers and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._work(), context=Context())
+
+    async def _work(self) -> None:
+        while self._followers and (self._touched or self._related):
+            try:
+                async with self._lock:
+                    await self._check()
+            except (DatabaseError, InterfaceError):
+                logger.exception(
+                    "Changes of %s cannot be checked; trying again in %g s.",
+                    self.plan.model._meta.label,
+                    AGAIN,
+                )
+                await asyncio.sleep(AGAIN)
+            except Exception:
+                logger.exception("Changes of %s cannot be sent.", self.plan.model._meta.label)
+                self._renew()
+                for follower in tuple(self._followers):
+                    follower.end("error")
+
+    async def _check(self) -> None:
+        """Ask which of the touched rows are in the queryset, and send what that changes."""
+        touched, self._touched = self._touched, OrderedDict()
+        related, self._related = self._related, OrderedDict()
+        token = self._token
+        try:
+            for path, message in related:
+                for pk in await self._rows_of(path, message):
+                    touched[pk] = max(message.id, touched.get(pk, message.id))
+            rows = await self._run(partial(self.plan.read, touched)) if touched else {}
+        except BaseException:
+            if token == self._token:
+                for pk, mark in touched.items():
+                    self._touched.setdefault(pk, mark)
+                self._related.update(related)
+            raise
+        if token != self._token:
+            return  # Everything begins anew.
+        for pk in touched:
+            row = rows.get(pk)
+            if row is not None:
+                self._emit("changed" if pk in self._held else "created", pk, row.key, row.text)
+                self._held[pk] = row.key
+            elif pk in self._held:
+                key = self._held.pop(pk)
+                self._emit("deleted", pk, key, self.plan.gone(key))
+
+    def _emit(self, event: str, pk: Any, key: Any, text: str) -> None:
+        self._last = max(self._last + 1, time.time_ns() // 1000)
+        self._sent.append(Sent(self._last, pk, key, event == "created"))
+        if len(self._sent) > REMEMBERED:
+            self._floor = self._sent.popleft().at
+        head = encode_head(text, event)
+        self.hub.deliver(Message(self.position, (self.topic,), head, b"", str(pk)))
+
+    async def _rows_of(self, path: Path, message: Message) -> list[Any]:
+        """Return the primary keys to which a path leads; one query for all groups of the process."""
+        said = read(message)
+        values = said.pks if path.via is None else said.via.get(path.via, ())
+        if not values:
+            return []
+        place = self.plan.model, self.plan.using, path, message.id
+        readings: OrderedDict[Hashable, asyncio.Task[list[Any]]]
+        readings = self.hub.attached.setdefault("rows of paths", OrderedDict())
+        reading = readings.get(place)
+        if reading is None or (reading.done() and reading.exception() is not None):
+            call = partial(self.plan.pks, path, values)
+            reading = readings[place] = self._loop.create_task(self._run(call), context=Context())
+            if len(readings) > 100:
+                readings.popitem(last=False)
+        return await asyncio.shield(reading)
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        lane = self._lane or pool.lease()
+        try:
+            return await asyncio.wrap_future(lane.submit(call))
+        finally:
+            if lane is not self._lane:
+                pool.give_back(lane)
+
+
+def group_for(plan: Plan, hub: Hub) -> Group:
+    """Return the group of a plan in a hub, made where there is none yet."""
+    groups: dict[Hashable, Group] = hub.attached.setdefault("groups of rows", {})
+    group = groups.get(plan.key)
+    if group is None:
+        group = groups[plan.key] = Group(plan, hub, lambda: groups.pop(plan.key, None))
+    return group
+
+
+class RowSubscription(Subscription):
+    """The subscription of one connection to the changes that its group sends."""
+
+    __slots__ = ("group",)
+
+    group: Group
+
+    async def enter(self, group: Group, last_event_id: str | None) -> None:
+        """Join a group, and find whether the client resumes."""
+        self.group = group
+        self._hub = group.hub
+        self._cohort = group.enter(self)
+        # The snapshot's last event has the id, or the replay.
+        self._told = True
+        seen = None if last_event_id is None else EventId.parse(last_event_id)
+        # What is sent up to here is no business of this client: rows that have left before.
+        self.cursor = await group.settle()
+        if seen is not None and group.remembers(seen):
+            self.resumed = True
+            self.cursor = seen
+            # What is missing is read as after too many held messages.
+            self._held = None
+
+    def end(self, reason: str) -> None:
+        """End the stream."""
+        self.close()
+        self._owner.end(reason)
+
+    def close(self, *, keep: bool = False) -> None:
+        """Leave the group."""
+        group = self.group
+        super().close(keep=keep)
+        group.leave(self)
+
+    async def _replay(self, hub: Hub, cohort: Cohort, after: EventId) -> None:
+        self._held, self._held_size = [], 0
+        try:
+            blocks, position = await self.group.catch_up(after)
+            for block in blocks:
+                self._opened()
+                self.outbox.put(block)
+                if self.outbox.size >= HIGH_WATER:
+                    await self.outbox.drain()
+        except BaseException:
+            self._held = None
+            raise
+        self.cursor = position

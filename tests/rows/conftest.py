@@ -1,0 +1,85 @@
+"""A view of the shop's orders, a client that keeps a copy, and changes made in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import User
+
+from django_sse.testing import StreamClient
+from testproject.shop.models import Customer, Order, Product
+
+
+@pytest.fixture
+def ada(transactional_db: None) -> User:
+    return User.objects.create_user("ada", password="secret", first_name="Ada")
+
+
+@pytest.fixture
+def bob(transactional_db: None) -> User:
+    return User.objects.create_user("bob", password="secret", first_name="Bob")
+
+
+@pytest.fixture
+def shop(transactional_db: None, broker: Any) -> tuple[Customer, Product]:
+    """A customer for whom ``order()`` orders a product."""
+    customer = Customer.objects.create(first_name="Ada", last_name="Lovelace")
+    return customer, Product.objects.create(name="Cup", prices=[100])
+
+
+@pytest.fixture
+def order(shop: tuple[Customer, Product]) -> Callable[..., Order]:
+    def make(**fields: Any) -> Order:
+        fields = {"customer": shop[0], "product": shop[1], "total": "1.00"} | fields
+        return Order.objects.create(**fields)
+
+    return make
+
+
+class Copy:
+    """What a client knows by the protocol of docs/models.md."""
+
+    def __init__(self, stream: StreamClient, key: str = "") -> None:
+        self.stream = stream
+        self.rows: dict[Any, Any] = {}
+        self.key = key
+        self.events: list[tuple[str | None, Any]] = []
+        self._next: dict[Any, Any] | None = None
+
+    async def event(self, timeout: float = 5.0) -> tuple[str | None, Any]:
+        """Take the next event, and return its name and data."""
+        event = await self.stream.receive(timeout)
+        data = json.loads(str(event.data))
+        rows = self.rows if self._next is None else self._next
+        if event.event == "begin":
+            self.key, self._next = data["key"], {}
+        elif event.event in ("created", "changed"):
+            rows[data[self.key]] = data
+        elif event.event == "deleted":
+            rows.pop(data[self.key], None)
+        elif event.event == "end":
+            assert self._next is not None
+            self.rows, self._next = self._next, None
+        self.events.append((event.event, data))
+        return event.event, data
+
+    async def until(self, name: str) -> None:
+        """Take events up to one of this name."""
+        async with asyncio.timeout(10):
+            while (await self.event())[0] != name:
+                pass
+
+    async def when(self, rows: set[Any]) -> None:
+        """Take events until the copy has the rows with these keys, and no others."""
+        async with asyncio.timeout(10):
+            while set(self.rows) != rows:
+                await self.event()
+
+
+#: Runs a change in a thread, as a view or a task would.
+in_thread = sync_to_async
