@@ -15,18 +15,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from contextvars import Context
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 
 from django_sse.brokers.base import INTERNAL, EventId, Message
-from django_sse.connection.outbox import HIGH_WATER
 from django_sse.connection.threads import Lane, pool
 from django_sse.exceptions import HistoryLost
 from django_sse.topics.backlog import Item
-from django_sse.topics.cohort import Cohort
+from django_sse.topics.cohort import Cohort, Follower
 from django_sse.topics.hub import Hub
-from django_sse.topics.subscription import Subscription
 from django_sse.wire.events import encode_fields, encode_head
 
 from .changes import read, topic_of
@@ -41,8 +39,17 @@ T = TypeVar("T")
 REMEMBERED = 10_000
 #: Seconds for which a group without clients remembers, so that a client that comes back resumes.
 LINGER = 60.0
+#: How many results of related changes are kept for the groups that ask a moment later.
+READINGS = 100
 #: Seconds until a check that failed, as the database was away, is tried again.
 AGAIN = 1.0
+
+
+class RowFollower(Follower, Protocol):
+    """What a group asks of the subscription of one connection."""
+
+    def end(self, reason: str) -> None:
+        """End the stream."""
 
 
 class Sent(NamedTuple):
@@ -77,7 +84,7 @@ class Group:
         self._touched: OrderedDict[Any, EventId] = OrderedDict()
         self._related: OrderedDict[tuple[Path, Message], None] = OrderedDict()
         self._lock = asyncio.Lock()
-        self._followers: dict[RowSubscription, None] = {}
+        self._followers: dict[RowFollower, None] = {}
         self._lane: Lane | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -99,7 +106,7 @@ class Group:
             position.sequence == self._token and self._floor <= position.milliseconds <= self._last
         )
 
-    def enter(self, follower: RowSubscription) -> Cohort:
+    def enter(self, follower: RowFollower) -> Cohort:
         """Take a connection in. From now on, it holds the changes that the group sends."""
         if self._timer is not None:
             self._timer.cancel()
@@ -116,7 +123,7 @@ class Group:
             await self._check()
             return self.position
 
-    def leave(self, follower: RowSubscription) -> None:
+    def leave(self, follower: RowFollower) -> None:
         """Note that a connection has ended."""
         if self._followers.pop(follower, False) is None and not self._followers:
             if self._lane is not None:
@@ -277,18 +284,14 @@ class Group:
 
     async def _rows_of(self, path: Path, message: Message) -> list[Any]:
         """Return the primary keys to which a path leads; one query for all groups of the process."""
-        said = read(message)
-        values = said.pks if path.via is None else said.via.get(path.via, ())
-        if not values:
-            return []
         place = self.plan.model, self.plan.using, path, message.id
         readings: OrderedDict[Hashable, asyncio.Task[list[Any]]]
         readings = self.hub.attached.setdefault("rows of paths", OrderedDict())
         reading = readings.get(place)
         if reading is None or (reading.done() and reading.exception() is not None):
-            call = partial(self.plan.pks, path, values)
+            call = partial(self.plan.pks, path, read(message))
             reading = readings[place] = self._loop.create_task(self._run(call), context=Context())
-            if len(readings) > 100:
+            if len(readings) > READINGS:
                 readings.popitem(last=False)
         return await asyncio.shield(reading)
 
@@ -308,52 +311,3 @@ def group_for(plan: Plan, hub: Hub) -> Group:
     if group is None:
         group = groups[plan.key] = Group(plan, hub, lambda: groups.pop(plan.key, None))
     return group
-
-
-class RowSubscription(Subscription):
-    """The subscription of one connection to the changes that its group sends."""
-
-    __slots__ = ("group",)
-
-    group: Group
-
-    async def enter(self, group: Group, last_event_id: str | None) -> None:
-        """Join a group, and find whether the client resumes."""
-        self.group = group
-        self._hub = group.hub
-        self._cohort = group.enter(self)
-        # The snapshot's last event has the id, or the replay.
-        self._told = True
-        seen = None if last_event_id is None else EventId.parse(last_event_id)
-        # What is sent up to here is no business of this client: rows that have left before.
-        self.cursor = await group.settle()
-        if seen is not None and group.remembers(seen):
-            self.resumed = True
-            self.cursor = seen
-            # What is missing is read as after too many held messages.
-            self._held = None
-
-    def end(self, reason: str) -> None:
-        """End the stream."""
-        self.close()
-        self._owner.end(reason)
-
-    def close(self, *, keep: bool = False) -> None:
-        """Leave the group."""
-        group = self.group
-        super().close(keep=keep)
-        group.leave(self)
-
-    async def _replay(self, hub: Hub, cohort: Cohort, after: EventId) -> None:
-        self._held, self._held_size = [], 0
-        try:
-            blocks, position = await self.group.catch_up(after)
-            for block in blocks:
-                self._opened()
-                self.outbox.put(block)
-                if self.outbox.size >= HIGH_WATER:
-                    await self.outbox.drain()
-        except BaseException:
-            self._held = None
-            raise
-        self.cursor = position

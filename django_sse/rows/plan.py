@@ -21,7 +21,7 @@ from django_sse.topics.rendering import default_context
 from django_sse.wire.representation import representation
 from django_sse.wire.serialization import SerializerClass, bound_encoder
 
-from .changes import chunks, topic_of
+from .changes import Touched, chunks, topic_of
 from .paths import Path
 
 #: How many primary keys one query asks for. SQLite takes 999 parameters, where it is old.
@@ -111,8 +111,13 @@ class Plan:
         found = {obj.pk: row for obj in objects if (row := self._row(obj, None)) is not None}
         return found, objects[-1].pk if len(objects) == size else None
 
-    def pks(self, path: Path, values: Iterable[Any]) -> list[Any]:
+    def pks(self, path: Path, said: Touched) -> list[Any]:
         """Return the primary keys of the rows to which a path leads, whoever may see them."""
+        values: Iterable[Any] = said.pks
+        if path.via is not None:
+            # publish_changes() tells only the objects.
+            objects = path.changed._base_manager.using(self.using).filter(pk__in=said.pks)
+            values = said.via.get(path.via) or objects.values_list(path.via, flat=True)
         rows = self.model._base_manager.using(self.using)
         found: list[Any] = []
         for part in chunks(values, KEYS):

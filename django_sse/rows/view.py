@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict, cast
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, cast
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model, QuerySet
-from django.http import Http404
-from rest_framework.exceptions import APIException
 from rest_framework.filters import BaseFilterBackend
-from rest_framework.permissions import BasePermission
 from rest_framework.settings import api_settings
 
 from django_sse.conf import FromSettings, conf
@@ -28,12 +25,12 @@ from django_sse.wire.events import encode_fields
 from django_sse.wire.serialization import SerializerClass, find_serializer
 
 from .changes import watch
-from .group import RowSubscription, group_for
+from .group import group_for
 from .paths import DependsOn, paths_of
 from .plan import Format, Plan, is_json, key_name, query_key
-
-#: The id of the beginning of a snapshot. A client that drops in it has no copy to go on with.
-UNFINISHED = "snapshot"
+from .protocol import UNFINISHED, events_of
+from .single import first_or_404, judges_objects, permits_row
+from .subscription import RowSubscription
 
 
 class ModelSSEView(SSEView):
@@ -90,7 +87,7 @@ class ModelSSEView(SSEView):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the attributes, declare the events, and begin to publish the model's changes."""
         if "events" not in vars(cls) and cls.serializer_class is not None:
-            cls.events = _events(cls.serializer_class)
+            cls.events = events_of(cls.serializer_class)
         super().__init_subclass__(**kwargs)
         for attribute in ("topics", "rewind"):
             if getattr(cls, attribute):
@@ -195,11 +192,11 @@ class ModelSSEView(SSEView):
         if argument in self.kwargs if self.detail is None else self.detail:
             wanted = {self.lookup_field: self.kwargs[argument]}
             if anew:
-                self.check_object_permissions(self.request, _first_or_404(queryset, wanted))
+                self.check_object_permissions(self.request, first_or_404(queryset, wanted))
             queryset = queryset.filter(**wanted)
             key = query_key(name, queryset)
-            if any(map(_judges_objects, self.get_permissions())):
-                permits = self._permits
+            if any(map(judges_objects, self.get_permissions())):
+                permits = partial(permits_row, self)
         context = None
         if self.serializer_needs_request or defines(
             type(self), ModelSSEView, "get_serializer_context"
@@ -225,19 +222,8 @@ class ModelSSEView(SSEView):
                 f"{name}.renderer_class must be a JSON renderer, got {renderer!r}: clients read the "
                 "keys of rows in JSON."
             )
-        key = _key_name(name, serializer_class, model, self.lookup_field)
+        key = key_name(name, serializer_class, model, self.lookup_field)
         return Format(serializer_class, renderer, key)
-
-    def _permits(self, row: Any) -> bool:
-        try:
-            self.check_object_permissions(self.request, row)
-        except (PermissionDenied, Http404):
-            return False
-        except APIException as error:
-            if error.status_code >= 500:
-                raise
-            return False
-        return True
 
     async def _subscribe(self, *, anew: bool) -> None:
         assert self._outbox is not None
@@ -292,34 +278,3 @@ class ModelSSEView(SSEView):
     def _let_go(self) -> None:
         super()._let_go()
         self._plan = None
-
-
-@functools.lru_cache(512)
-def _key_name(owner: str, serializer_class: Any, model: type[Model], lookup: str) -> str:
-    return key_name(owner, serializer_class, model, lookup)
-
-
-class Begin(TypedDict):
-    """The data of ``begin``: the name of the field by which clients know a row."""
-
-    key: str
-
-
-def _events(serializer_class: SerializerClass) -> Mapping[str | None, Any]:
-    row: Any = serializer_class
-    return {"begin": Begin, "created": row, "changed": row, "deleted": dict, "end": dict}
-
-
-def _first_or_404(queryset: QuerySet[Any], wanted: Mapping[str, Any]) -> Any:
-    try:
-        row = queryset.filter(**wanted).first()
-    except (TypeError, ValueError, ValidationError):
-        raise Http404 from None
-    if row is None:
-        raise Http404
-    return row
-
-
-def _judges_objects(permission: Any) -> bool:
-    own = getattr(type(permission), "has_object_permission", None)
-    return own is not BasePermission.has_object_permission

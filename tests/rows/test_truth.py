@@ -28,6 +28,7 @@ from rest_framework import serializers
 from django_sse import ModelSSEView, publish_changes
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
+from django_sse.connection.threads import pool
 from django_sse.rows.plan import Plan
 from django_sse.testing import StreamClient, connect
 from tests.support.databases import new_database
@@ -281,6 +282,10 @@ def alias(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         thread.submit(migrate).result()
         thread.submit(connections.close_all).result()
         yield alias
+        # A check that runs as the last client leaves has a connection of its own, for a moment.
+        deadline = time.monotonic() + 10
+        while any(lane.running for lane in pool._lanes) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 @pytest.fixture

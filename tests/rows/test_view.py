@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.contrib.auth.models import Group, User
@@ -19,8 +20,12 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.routers import DefaultRouter
 
 from django_sse import ModelSSEView, apublish, apublish_changes, publish_changes, sse_path
+from django_sse.exceptions import StreamClosed
 from django_sse.rows import group as groups
+from django_sse.rows import paths
 from django_sse.rows import plan as plans
+from django_sse.rows import subscription as subscriptions
+from django_sse.rows import view as views
 from django_sse.testing import connect
 from django_sse.topics.hub import get_hub
 from testproject.shop.models import Customer, Order
@@ -405,6 +410,8 @@ async def test_row_is_checked_when_what_points_to_it_comes_moves_and_goes(
         await row.asave()
         moved = [await copy.event() for _ in range(2)]
         assert {(it["id"], it["count"]) for _, it in moved} == {(shop[0].pk, 0), (other.pk, 1)}
+        await apublish_changes([row])
+        assert await copy.event() == ("changed", {"id": other.pk, "count": 1})
         await row.adelete()
         assert await copy.event() == ("changed", {"id": other.pk, "count": 0})
 
@@ -661,3 +668,95 @@ async def test_serializer_of_any_kind_must_have_the_key(order: Callable[..., Ord
 async def test_publish_changes_needs_saved_objects() -> None:
     with pytest.raises(ValueError, match="without a primary key"):
         await apublish_changes([Order()])
+
+
+# Corners.
+
+
+async def test_history_that_is_forgotten_in_between_begins_anew(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(Orders) as other:
+        await Copy(other).until("end")
+        seen = other.last_event_id
+        [group] = get_hub().attached["groups of rows"].values()
+        monkeypatch.setattr(type(group), "remembers", Mock(side_effect=[True, False]))
+        async with connect(Orders, headers={"last-event-id": seen}) as stream:
+            copy = Copy(stream)
+            await copy.until("end")
+            assert [name for name, _ in copy.events] == ["reset", "begin", "end"]
+
+
+async def test_messages_lost_while_a_check_runs_reset_all_clients(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, begun, read = threading.Event(), threading.Event(), plans.Plan.read
+
+    def held(self: Any, marks: Any) -> Any:
+        begun.set()
+        gate.wait(5)
+        return read(self, marks)
+
+    async with connect(Orders) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        monkeypatch.setattr(plans.Plan, "read", held)
+        row = await in_thread(order)()
+        await eventually(begun.is_set)
+        get_hub()._lost(["model:shop.order"])
+        gate.set()
+        await copy.until("end")
+        await copy.when({row.pk})
+
+
+async def test_long_replay_waits_for_a_slow_client(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "HIGH_WATER", 1)
+    monkeypatch.setattr(views, "HIGH_WATER", 1)
+    row = await in_thread(order)()
+    async with connect(Orders) as other:
+        theirs = Copy(other)
+        await theirs.until("end")
+        seen = other.last_event_id
+        await row.asave()
+        await theirs.until("changed")
+        async with connect(Orders, headers={"last-event-id": seen}) as stream:
+            assert (await stream.receive()).event == "changed"
+
+
+async def test_related_rows_are_found_once_for_all_groups_and_not_kept_for_ever(
+    order: Callable[..., Order], shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    pks = plans.Plan.pks
+    monkeypatch.setattr(groups, "READINGS", 1)
+    monkeypatch.setattr(
+        plans.Plan, "pks", lambda self, *args: asked.append(args) or pks(self, *args)
+    )
+    await in_thread(order)()
+    async with connect(Orders) as one, connect(Orders, user=User(is_staff=True)) as two:
+        copies = [Copy(one), Copy(two)]
+        for copy in copies:
+            await copy.until("end")
+        for _ in range(2):
+            await shop[0].asave()
+            for copy in copies:
+                assert (await copy.event())[0] == "changed"
+    assert len(asked) == 2
+
+
+def test_relation_without_a_way_back_is_refused() -> None:
+    relation = Mock(concrete=True)
+    relation.remote_field.hidden = True
+    with pytest.raises(ImproperlyConfigured, match="has no way back"):
+        paths._back("Rows", "tags", relation)
+
+
+async def test_stream_that_has_ended_sends_no_rows() -> None:
+    view = Orders()
+    with pytest.raises(StreamClosed):
+        await view._put(b"")
+    view._outbox, view._plan, view.close_reason = Mock(), Mock(), "client"
+    with pytest.raises(StreamClosed):
+        await view._subscribe(anew=False)
