@@ -43,6 +43,8 @@ IDS = {
     "BASE_URL": "django_sse.E020",
     "MAX_HANDSHAKES": "django_sse.E021",
     "CHECK_EVENTS": "django_sse.E022",
+    "MAX_JOBS": "django_sse.E024",
+    "JOB_LEASE": "django_sse.E025",
 }
 
 

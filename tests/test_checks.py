@@ -82,6 +82,8 @@ def found() -> list[tuple[Any, str, Any]]:
         ),
         ({"RECHECK_PERIOD": -1}, "E014", "number of seconds above 0 or a timedelta, got -1", TABLE),
         ({"MAX_HANDSHAKES": 0}, "E021", "whole number of handshakes ≥ 1, got 0", TABLE),
+        ({"MAX_JOBS": 0}, "E024", "whole number of jobs ≥ 1, got 0", TABLE),
+        ({"JOB_LEASE": 0}, "E025", "must be a number of seconds above 0", TABLE),
         ({"CHECK_EVENTS": 1}, "E022", "must be True, False or None, got 1", TABLE),
         ({"MAX_CONNECTIONS": 0}, "E015", "whole number of streams ≥ 1, got 0", TABLE),
         ({"MAX_CONNECTIONS_PER_ADDRESS": 1.5}, "E016", "streams ≥ 1, got 1.5", TABLE),
