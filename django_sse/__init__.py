@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from .exceptions import HistoryLost as HistoryLost
     from .exceptions import InvalidEvent as InvalidEvent
     from .exceptions import InvalidTopic as InvalidTopic
+    from .exceptions import JobCancelled as JobCancelled
     from .exceptions import PublishFailed as PublishFailed
     from .exceptions import SerializerNotFound as SerializerNotFound
     from .exceptions import SSEError as SSEError
     from .exceptions import StreamClosed as StreamClosed
     from .exceptions import StreamFinished as StreamFinished
     from .exceptions import UndeclaredEvent as UndeclaredEvent
+    from .jobs.records import Job as Job
+    from .jobs.view import JobView as JobView
+    from .jobs.writer import JobWriter as JobWriter
     from .monitoring.metrics import stats as stats
     from .routing import sse_path as sse_path
     from .rows.changes import apublish_changes as apublish_changes
@@ -59,6 +63,10 @@ _HOMES = {
     "HistoryLost": "exceptions",
     "InvalidEvent": "exceptions",
     "InvalidTopic": "exceptions",
+    "Job": "jobs.records",
+    "JobCancelled": "exceptions",
+    "JobView": "jobs.view",
+    "JobWriter": "jobs.writer",
     "latest_event_id": "topics.publishing",
     "ModelSSEView": "rows.view",
     "Presence": "brokers.presence",

@@ -110,6 +110,7 @@ class ASGIHandler(asgi.ASGIHandler):
             shutdown.start()
             await send({"type": "lifespan.startup.complete"})
         shutdown.begin()
+        await shutdown.settle()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:

@@ -45,6 +45,8 @@ IDS = {
     "MAX_HANDSHAKES": "django_sse.E021",
     "CHECK_EVENTS": "django_sse.E022",
     "PRESENCE": "django_sse.E024",
+    "MAX_JOBS": "django_sse.E026",
+    "JOB_LEASE": "django_sse.E027",
 }
 
 

@@ -195,6 +195,8 @@ DEFAULTS: dict[str, Any] = {
     "MAX_CONNECTIONS": None,
     "MAX_CONNECTIONS_PER_ADDRESS": None,
     "TICKET_SECONDS": 24 * 60 * 60,
+    "MAX_JOBS": 100,
+    "JOB_LEASE": 15,
     "RENDERER": None,
     "BASE_URL": None,
     "PRESENCE": DEFAULT_PRESENCE,
@@ -218,6 +220,8 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "MAX_CONNECTIONS": _or_none(_whole("MAX_CONNECTIONS", "streams")),
     "MAX_CONNECTIONS_PER_ADDRESS": _or_none(_whole("MAX_CONNECTIONS_PER_ADDRESS", "streams")),
     "TICKET_SECONDS": _seconds("TICKET_SECONDS"),
+    "MAX_JOBS": _or_none(_whole("MAX_JOBS", "jobs")),
+    "JOB_LEASE": _seconds("JOB_LEASE"),
     "RENDERER": _renderer,
     "BASE_URL": _base_url,
     "PRESENCE": _presence,
@@ -313,6 +317,16 @@ class Conf:
     def ticket_seconds(self) -> float:
         """The seconds for which a ticket is valid."""
         return self.get("TICKET_SECONDS")  # type: ignore[no-any-return]
+
+    @property
+    def max_jobs(self) -> int | None:
+        """The most jobs that run in a process; ``None`` is any number."""
+        return self.get("MAX_JOBS")  # type: ignore[no-any-return]
+
+    @property
+    def job_lease(self) -> float:
+        """The seconds after which a job of which nothing was heard has failed."""
+        return self.get("JOB_LEASE")  # type: ignore[no-any-return]
 
     @property
     def renderer(self) -> str | type | None:

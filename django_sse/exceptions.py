@@ -78,6 +78,13 @@ class StreamFinished(SSEError):
     """
 
 
+class JobCancelled(SSEError):
+    """Raised by a job's ``send()`` and ``progress()`` once the job was cancelled, or has ended otherwise.
+
+    Let it pass: the work ends, and ``JobWriter`` and ``JobView`` do not log it.
+    """
+
+
 class EventTooLarge(InvalidEvent):
     """Raised by ``publish()`` for an event above ``MAX_EVENT_BYTES``; ``size`` is in bytes."""
 

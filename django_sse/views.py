@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -36,14 +36,23 @@ class SSEView(Session, Following[T], Beating[T], Grouped):
     ``Beating`` (``heartbeat``) and ``Grouped`` (``groups``).
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the attributes and hooks of a subclass; raise ``ImproperlyConfigured`` for wrong ones."""
+    # The class of this package from which a project's view is made: its own names are no hooks of a
+    # project, and no group's message reaches them.
+    _base: ClassVar[type[SSEView]]
+
+    def __init_subclass__(cls, *, base: bool = False, **kwargs: Any) -> None:
+        """Check the attributes and hooks of a subclass; raise ``ImproperlyConfigured`` for wrong ones.
+
+        ``base`` says that it is a class of this package.
+        """
         super().__init_subclass__(**kwargs)
-        check_hooks(cls, SSEView)
+        if base:
+            cls._base = cls
+        check_hooks(cls, cls._base)
         check_attributes(
             cls.__qualname__, {it: getattr(cls, it) for it in CHECKED if hasattr(cls, it)}
         )
-        cls._handlers = handler_names(cls, SSEView)
+        cls._handlers = handler_names(cls, cls._base)
         cls._declaration = None
         if cls.events is not None and not hasattr(cls.events, "__get__"):
             cls._declaration = Declaration(cls.__qualname__, cls.events)
@@ -190,3 +199,6 @@ class SSEView(Session, Following[T], Beating[T], Grouped):
     @classmethod
     def _nothing_to_send(cls) -> str:
         return f"{cls.__qualname__} must define `async def stream(self)`, or topics."
+
+
+SSEView._base = SSEView

@@ -30,6 +30,7 @@ SLOW = (
     "integration/health/test_shutdown.py",
     "integration/health/test_stalled.py",
     "integration/html",
+    "integration/jobs",
     "integration/monitoring/test_doctor.py",
     "integration/monitoring/test_sse_stats.py",
     "integration/nginx",

@@ -86,6 +86,8 @@ def found() -> list[tuple[Any, str, Any]]:
         ({"PRESENCE": {"GRACE": "5"}}, "E024", "above 0 or a timedelta, got '5'", TABLE),
         ({"PRESENCE": {"TTL": 5}}, "E024", "no key 'TTL'; its keys are GRACE, LEASE", TABLE),
         ({"PRESENCE": 5}, "E024", "must be a dict, got 5", TABLE),
+        ({"MAX_JOBS": 0}, "E026", "whole number of jobs ≥ 1, got 0", TABLE),
+        ({"JOB_LEASE": 0}, "E027", "must be a number of seconds above 0", TABLE),
         ({"CHECK_EVENTS": 1}, "E022", "must be True, False or None, got 1", TABLE),
         ({"MAX_CONNECTIONS": 0}, "E015", "whole number of streams ≥ 1, got 0", TABLE),
         ({"MAX_CONNECTIONS_PER_ADDRESS": 1.5}, "E016", "streams ≥ 1, got 1.5", TABLE),

@@ -49,6 +49,9 @@ PASSING = "\x1freply:"
 #: How the topics begin in which processes speak to each other. A project's topics cannot begin so.
 INTERNAL = "\x1f"
 
+#: The ``key`` of a topic's last event: a stream that has sent it ends as ``completed``.
+LAST = "\x1flast"
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -17,7 +17,7 @@ import threading
 import time
 from contextvars import Context
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from django_sse.conf import conf
 from django_sse.servers.base import Server
@@ -38,6 +38,19 @@ def come_back_milliseconds() -> int:
     return round(random.uniform(low, high) * 1000)  # noqa: S311 - spreads load
 
 
+class Ending(Protocol):
+    """What ends with a process besides its streams."""
+
+    def __len__(self) -> int:
+        """Return how many things have not ended yet."""
+
+    def end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to end those of an event loop, on which it is called."""
+
+    async def settle(self) -> None:
+        """Wait for the end of those of the running event loop."""
+
+
 class Shutdown:
     """Knows whether the process is shutting down, and ends the streams of all its event loops."""
 
@@ -56,6 +69,8 @@ class Shutdown:
         self._pid = os.getpid()
         #: Whether the process is shutting down; new streams are refused then.
         self.draining = False
+        #: What else of the process ends with its streams.
+        self.also: list[Ending] = []
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the streams of ``loop`` when the process shuts down; called as a handshake begins."""
@@ -138,7 +153,7 @@ class Shutdown:
         Hypercorn's parent process ends its workers so, as soon as one of them has ended.
         """
         loop = next((loop for loop in self._loops if loop.is_running()), None)
-        if loop is None or not len(roster):
+        if loop is None or not self._busy():
             self._raise(number)
         elif not self._ending:
             # The signal may come again meanwhile, and does not change the deadline.
@@ -146,12 +161,20 @@ class Shutdown:
             loop.call_soon_threadsafe(self._raise_when_ended, loop, number)
 
     def _raise_when_ended(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
-        if len(roster) and time.monotonic() < self._deadline:
+        if self._busy() and time.monotonic() < self._deadline:
             # Look again soon. Nothing notifies of a stream's end, and this lasts for a second or
             # two.
             loop.call_later(0.02, self._raise_when_ended, loop, number)
         else:
             self._raise(number)
+
+    def _busy(self) -> bool:
+        return len(roster) > 0 or any(len(other) for other in self.also)
+
+    async def settle(self) -> None:
+        """Wait for what ends with the running event loop besides its streams."""
+        for other in self.also:
+            await other.settle()
 
     def _raise(self, number: int) -> None:
         self._ending = False
@@ -159,6 +182,8 @@ class Shutdown:
         signal.raise_signal(number)
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        for other in self.also:
+            other.end(loop)
         deadline = loop.time() + conf.drain_seconds
         for stream in roster.streams():
             if stream.event_loop is loop:

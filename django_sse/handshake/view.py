@@ -179,9 +179,7 @@ class Handshake(APIView, Stream):
                 try:
                     take_place(self, self.request)
                 except ComeBackLater as refusal:
-                    if names_event_stream(request):
-                        return self._dressed(come_back_response())
-                    return await sync_to_async(self._refuse)(refusal)
+                    return await self._refuse_for_now(request, refusal)
         except BaseException:
             await self.abandon("error")
             raise
@@ -203,12 +201,22 @@ class Handshake(APIView, Stream):
             response = self._dressed(HttpResponse(status=204))
             del response["Content-Type"]
             return response
+        except ComeBackLater as refusal:
+            await self.abandon("error")
+            return await self._refuse_for_now(request, refusal)
         except Exception as error:
             await self.abandon("error")
             return await sync_to_async(self._refuse)(error)
         except BaseException as error:
             await self.abandon("client" if isinstance(error, asyncio.CancelledError) else "error")
             raise
+
+    async def _refuse_for_now(
+        self, request: HttpRequest, refusal: ComeBackLater
+    ) -> HttpResponseBase:
+        if names_event_stream(request):
+            return self._dressed(come_back_response())
+        return await sync_to_async(self._refuse)(refusal)
 
     async def _show_page(self, request: HttpRequest) -> HttpResponseBase:
         """Answer with the page, where ``connect()`` does not refuse the stream itself."""

@@ -209,6 +209,10 @@ class Group:
         """Never called: a group is not live."""
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """Never called: a model's topic has no last message."""
+        raise NotImplementedError
+
     def fail(self) -> None:
         """Log the error that is being handled, and begin anew."""
         logger.exception("Messages about %s cannot be read.", self.plan.model._meta.label)

@@ -122,6 +122,10 @@ class Following(Sending[T]):
         """The id of the newest published event that was given to the connection."""
         return None if self._subscription is None else str(self._subscription.newest)
 
+    def _resumes_after(self) -> str | None:
+        """Return the id after which the client is to go on, or ``None`` for a fresh client."""
+        return self.last_event_id or None
+
     def _its_client(self) -> str | None:
         """Return the id of the page that follows, or ``None``."""
         raise NotImplementedError
@@ -193,7 +197,7 @@ class Following(Sending[T]):
             client=self._client,
             owner=self,
         )
-        seen = None if anew else self.last_event_id or None
+        seen = None if anew else self._resumes_after()
         rewind = await self.get_rewind()
         self._rewinds = rewind > 0
         await self._subscription.open(self._topics, seen, rewind)

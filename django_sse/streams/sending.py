@@ -186,8 +186,7 @@ class Sending(Typed[T]):
         It is rendered in the streams' pool of threads, where it may query, and never in the event
         loop. Raises ``TemplateDoesNotExist``, what the template raises, and what ``send()`` does.
         """
-        if self._outbox is None or self.close_reason is not None:
-            raise StreamClosed(self._closed_text())
+        self._check_open()
         own = self.request._request if request else None
         rendered = await sync_to_async(render)(template, context, own, using, wrap)
         await self.send(rendered, event, id, retry, comments)
@@ -256,6 +255,11 @@ class Sending(Typed[T]):
                 "serialize_in_thread = True, or evaluate it before, as in `await request.auser()`."
             )
             raise
+
+    def _check_open(self) -> None:
+        """Raise ``StreamClosed`` where nothing can be sent."""
+        if self._outbox is None or self.close_reason is not None:
+            raise StreamClosed(self._closed_text())
 
     def _closed_text(self) -> str:
         name = type(self).__qualname__

@@ -41,6 +41,9 @@ class Follower(Protocol):
     def lose(self) -> None:
         """Note that the broker lost messages after the last one that it delivered."""
 
+    def finish(self) -> None:
+        """End the connection: it was given the topic's last message."""
+
 
 class Cohort:
     """The connections of one loop that follow exactly the same topics."""
@@ -52,6 +55,7 @@ class Cohort:
         "_waiting",
         "batch",
         "dirty",
+        "ends",
         "excludes",
         "last",
         "pages",
@@ -73,6 +77,8 @@ class Cohort:
         self.dirty = False
         #: Whether the batch has a message that excludes a page.
         self.excludes = False
+        #: Whether the batch has the topic's last message.
+        self.ends = False
         # Those that get each batch as it is written.
         self._live: dict[Follower, None] = {}
         # Those that are not live yet, and hold the batches.
@@ -149,6 +155,11 @@ class Cohort:
                 follower.hold(batch, size)
             except Exception:
                 follower.fail()
+        if self.ends:
+            self.ends = False
+            # Those that are not live yet find it in what they hold.
+            for follower in tuple(self._live):
+                follower.finish()
 
     def everyone(self) -> list[Follower]:
         """Return all connections, whether they are live or not."""

@@ -15,7 +15,7 @@ from contextvars import Context
 from typing import Any
 
 from django_sse.brokers import get_broker
-from django_sse.brokers.base import Broker, EventId, Listener, Message
+from django_sse.brokers.base import LAST, Broker, EventId, Listener, Message
 from django_sse.connection.roster import roster
 
 from .attendance import close_idle_register
@@ -229,6 +229,8 @@ class Hub:
                     self._dirty.append(cohort)
                 if message.exclude is not None:
                     cohort.excludes = True
+                if message.key == LAST:
+                    cohort.ends = True
                 cohort.batch.append(item)
                 cohort.size += len(item[1])
                 if cohort.size >= CHUNK:

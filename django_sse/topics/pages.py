@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import Context
 from typing import Any, NamedTuple
 
-from django_sse.brokers.base import EventId, Message
+from django_sse.brokers.base import LAST, EventId, Message
 from django_sse.exceptions import HistoryLost
 
 from .backlog import Item
@@ -27,6 +27,8 @@ class Piece(NamedTuple):
     first: EventId
     last: EventId
     excludes: frozenset[str | None]
+    #: Whether a stream ends with these messages.
+    ends: bool
 
 
 def pieces(items: Iterable[Item]) -> list[Piece]:
@@ -48,7 +50,8 @@ def pieces(items: Iterable[Item]) -> list[Piece]:
 def _piece(items: list[Item]) -> Piece:
     data = items[0][1] if len(items) == 1 else b"".join([block for _, block in items])
     excludes = frozenset(message.exclude for message, _ in items if message.exclude is not None)
-    return Piece(items, data, items[0][0].id, items[-1][0].id, excludes)
+    ends = any(message.key == LAST for message, _ in items)
+    return Piece(items, data, items[0][0].id, items[-1][0].id, excludes, ends)
 
 
 def encoded(messages: Iterable[Message]) -> list[Piece]:

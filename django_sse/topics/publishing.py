@@ -301,15 +301,19 @@ def _encode(
                 check_event([declared_topics[name]], event, data, topic=name)
     text = None if data is None else words.text(data)
     head, tail = encode_head(text, event), encode_tail(wait, comments)
-    size = len(head) + len(tail)
+    check_size(names[0], len(head) + len(tail))
+    return Encoded(names, head, tail, key, options)
+
+
+def check_size(topic: str, size: int) -> None:
+    """Raise ``EventTooLarge`` for an event of so many bytes above ``MAX_EVENT_BYTES``."""
     if size > conf.max_event_bytes:
         raise EventTooLarge(
-            f"The event for {names[0]!r} has {size:,} bytes, and "
+            f"The event for {topic!r} has {size:,} bytes, and "
             f'DJANGO_SSE["MAX_EVENT_BYTES"] allows {conf.max_event_bytes:,}. Publish a reference '
             "that clients fetch, or raise the setting.",
             size=size,
         )
-    return Encoded(names, head, tail, key, options)
 
 
 def _options(idempotency_key: Any, exclude: Any) -> dict[str, Any]:

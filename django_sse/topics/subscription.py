@@ -181,6 +181,8 @@ class Subscription:
                 self.outbox.put(block)
                 counters.sent += 1
         self.cursor = max(self.cursor, piece.last)
+        if piece.ends:
+            self.finish()
         if self.outbox.size >= HIGH_WATER:
             await self.outbox.drain()
 
@@ -241,6 +243,10 @@ class Subscription:
     def lose(self) -> None:
         """Note that the broker lost messages between the last one and the next."""
         self._owner.start_anew()
+
+    def finish(self) -> None:
+        """End the connection once what it was given is sent: its topic has had its last event."""
+        self._owner.end("completed")
 
     def close(self, *, keep: bool = False) -> None:
         """Leave the hub. With ``keep``, put the messages that still wait into the outbox."""

@@ -42,7 +42,7 @@ from tests.docs.pages import (
 from tests.support.servers import free_port, listens
 
 #: Pages whose examples are run as well as loaded: they need migrations, tables and a user.
-RUN = ("README.md", "presence.md", "recipes.md", "testing.md", "tokens.md")
+RUN = ("README.md", "jobs.md", "presence.md", "recipes.md", "testing.md", "tokens.md")
 #: Pages whose examples build on packages that are not installed here, with what stands in for them.
 STAND_INS = {
     "handshake.md": {
@@ -449,40 +449,31 @@ def run_tests(project: Project, *tests: str) -> str:
     return project.run("-m", "pytest", *options, *tests)
 
 
-def test_recipes_run(pasted: Pasted) -> None:
-    with serving(pasted(ROOT / "docs" / "recipes.md"), "uvicorn") as client:
+@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+def test_jobs_outlive_their_connection(pasted: Pasted, server: str) -> None:
+    with serving(pasted(ROOT / "docs" / "jobs.md"), server) as client:
         log_in(client)
         token = {"X-CSRFToken": client.cookies["csrftoken"]}
-
-        started = client.post("/jobs/start/", headers=token)
-        assert started.status_code == 202, started.text
-        seen = None
-        with client.stream("GET", started.json()["events"]) as response:
+        asked = {"prompt": "to be or not"}
+        with client.stream("POST", "/answers/", headers=token, json=asked) as response:
+            address = f"/answers/{response.headers['SSE-Job']}/"
             reader = Reader(response)
-            while seen is None:  # the snapshot, which has no id, then the first live event
-                seen = reader.event().id
-        with client.stream(
-            "GET", started.json()["events"], headers={"Last-Event-ID": seen}
-        ) as response:
+            assert reader.event().event == "job"
+            words = [reader.event() for _ in range(3)]
+        headers = {"Last-Event-ID": str(words[-1].id)}
+        with client.stream("GET", address, headers=headers) as response:
             reader = Reader(response)
-            states = [json.loads(reader.event().data)]
-            while states[-1]["state"] == "running":
-                states.append(json.loads(reader.event().data))
-        assert states[-1]["result"] == "42"
-        percents = [state["percent"] for state in states]
-        assert percents == sorted(percents)
-
-        asked = client.post("/answers/ask/", headers=token, json={"prompt": "to be or not"})
-        assert asked.status_code == 202, asked.text
-        for _ in range(2):
-            text = ""
-            with client.stream("GET", asked.json()["events"]) as response:
-                reader = Reader(response)
-                while (event := reader.event()).event == "token":
-                    piece = json.loads(event.data)
-                    assert piece["at"] == len(text)
-                    text += piece["text"]
-            assert (event.event, text.strip()) == ("end", "You said: to be or not")
+            while words[-1].event != "end":
+                words.append(reader.event())
+            assert reader.rest() == b""
+        text = "".join(json.loads(str(it.data))["text"] for it in words[:-1])
+        assert text == "You said: to be or not "
+        assert json.loads(str(words[-1].data)) == {"state": "done"}
+        headers = {"Last-Event-ID": str(words[-1].id)}
+        assert client.get(address, headers=headers).status_code == 204
+        log_out = client.post("/admin/logout/", headers=token)
+        assert log_out.status_code == 200
+        assert client.get(address).status_code == 404
 
 
 def test_token_that_expires_ends_its_stream_and_a_new_one_goes_on(

@@ -1,0 +1,126 @@
+"""What is known of a job: its record, which the broker stores in a topic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from django_sse.brokers.base import FIRST, INTERNAL, EventId, Message
+from django_sse.conf import conf
+from django_sse.exceptions import BrokerError
+from django_sse.topics.hub import get_hub
+from django_sse.wire.events import EventDecoder, encode_head
+
+#: What a job may be: waiting for its task; at work; at work and asked to end; or one of the three ends.
+State = Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
+#: The ends of a job.
+Ending = Literal["done", "failed", "cancelled"]
+ENDINGS: tuple[Ending, ...] = ("done", "failed", "cancelled")
+
+_ID = re.compile(r"[A-Za-z0-9_-]{16,100}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is known of a job, as of the newest record that the broker has.
+
+    ``owner`` is the primary key of the user who started it, as text, or ``None``; ``view`` is the
+    dotted path of its view's class; ``ended_at`` is in seconds since the epoch.
+    """
+
+    id: str
+    view: str
+    owner: str | None
+    state: State
+    #: Names the work, and counts it: a task that runs again is another one, with a higher number.
+    run: str = ""
+    attempt: int = 0
+    #: Seconds for which nothing need be heard of it.
+    lease: float = 0.0
+    #: The id after which its events come, and the id of its last event.
+    start: EventId = FIRST
+    end: EventId | None = None
+    ended_at: float | None = None
+    #: The last event of each end, as text and name, where the view has its own.
+    endings: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    #: The id of this record; each renewal of the lease has a new one.
+    record_id: EventId = FIRST
+
+    @property
+    def topic(self) -> str:
+        """The topic with the job's events."""
+        return job_topic(self.id)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, in any way."""
+        return self.state in ENDINGS
+
+    def is_kept(self, seconds: float) -> bool:
+        """Return whether it ended less than so many seconds ago, or has not ended."""
+        return self.ended_at is None or time.time() < self.ended_at + seconds
+
+    def last_event(self, ending: Ending) -> bytes:
+        """Return the job's last event, encoded up to its id."""
+        text, event = self.endings.get(ending, (json.dumps({"state": ending}), "end"))
+        return encode_head(text, event)
+
+    def as_ended(self, ending: Ending, end: EventId) -> Job:
+        """Return the record of its end, now."""
+        return replace(self, state=ending, end=end, ended_at=time.time())
+
+    def encode(self) -> bytes:
+        """Return the record as the broker stores it."""
+        values = asdict(self)
+        del values["record_id"]
+        return encode_head(json.dumps(values), None)
+
+
+def job_topic(job_id: str) -> str:
+    """Return the topic with a job's events, which other views may follow, too."""
+    return f"job:{job_id}"
+
+
+def record_topic(job_id: str) -> str:
+    """Return the topic with a job's records."""
+    return f"{INTERNAL}job:{job_id}"
+
+
+def is_job_id(text: str) -> bool:
+    """Return whether a text may be a job's id."""
+    return _ID.fullmatch(text) is not None
+
+
+def decode(message: Message) -> Job:
+    """Return the record in a message."""
+    [event] = EventDecoder().feed(message.encode())
+    values: dict[str, Any] = json.loads(event.data or "")
+    values["start"] = EventId(*values["start"])
+    values["end"] = None if values["end"] is None else EventId(*values["end"])
+    if values["start"] == FIRST:
+        # The first record does not know its own id yet. All events of the job come after it.
+        values["start"] = message.id
+    return Job(**values, record_id=message.id)
+
+
+async def find(job_id: str) -> Job | None:
+    """Return a job, or ``None`` where the broker has no record of it.
+
+    Raises ``BrokerError`` where the broker does not answer within ``PUBLISH_TIMEOUT`` seconds.
+    """
+    hub = get_hub()
+    try:
+        async with asyncio.timeout(conf.publish_timeout):
+            found = await hub.listener.newest([record_topic(job_id)], 1)
+    except TimeoutError as error:
+        raise BrokerError(
+            f"{hub.broker} did not say within {conf.publish_timeout:g} s what it knows of a job."
+        ) from error
+    finally:
+        hub.let_go()
+    return decode(found[0]) if found else None

@@ -1,0 +1,238 @@
+"""The work on a job, as the process sees it that does it: its events, its lease, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import replace
+
+from django_sse.brokers import get_broker
+from django_sse.brokers.base import INTERNAL, LAST, EventId, Message
+from django_sse.conf import conf
+from django_sse.connection.tasks import stop
+from django_sse.exceptions import BrokerError, JobCancelled, PublishFailed, StreamClosed
+from django_sse.monitoring.metrics import counters
+from django_sse.topics.hub import get_hub
+from django_sse.topics.listening import TopicListener
+from django_sse.topics.publishing import check_size
+from django_sse.wire.events import encode_head
+
+from .records import Ending, Job, decode, find, record_topic
+
+logger = logging.getLogger("django_sse")
+
+#: Seconds for which an event is tried again while the broker is away, and between two attempts.
+PATIENCE_SECONDS = 60.0
+PAUSE_SECONDS = 0.5
+
+
+def new_run() -> str:
+    """Return a name for the work on a job, which no other work has."""
+    return secrets.token_hex(8)
+
+
+async def create(job: Job, *, once: bool) -> Job | None:
+    """Store a new job's first record, and return the job as it is stored.
+
+    With ``once``, the job may exist; then ``None`` is returned, and nothing is stored. Raises
+    ``PublishFailed``.
+    """
+    start = await get_broker().apublish(
+        [record_topic(job.id)],
+        job.encode(),
+        timeout=conf.publish_timeout,
+        idempotency_key=f"{INTERNAL}job:{job.id}:start" if once else None,
+    )
+    if once:
+        found = await find(job.id)
+        if found is None or found.run != job.run:
+            return None
+    return replace(job, start=start, record_id=start)
+
+
+async def end(job: Job, ending: Ending) -> None:
+    """End a job: its last event goes to its clients, and its record tells of it.
+
+    Where several processes end a job at once, the first one counts. Raises ``PublishFailed``.
+    """
+    broker, timeout = get_broker(), conf.publish_timeout
+    last = await broker.apublish(
+        [job.topic],
+        job.last_event(ending),
+        key=LAST,
+        timeout=timeout,
+        idempotency_key=f"{INTERNAL}job:{job.id}:last",
+    )
+    await broker.apublish(
+        [record_topic(job.id)],
+        job.as_ended(ending, last).encode(),
+        timeout=timeout,
+        idempotency_key=f"{INTERNAL}job:{job.id}:end",
+    )
+
+
+async def ask_to_end(job: Job) -> None:
+    """Cancel a job, wherever it runs; does nothing for one that has ended.
+
+    Returns when the broker has the order. Raises ``PublishFailed``.
+    """
+    if job.state == "queued":
+        await end(job, "cancelled")  # No process works on it that could end it.
+    elif not job.ended:
+        record = replace(job, state="cancelling").encode()
+        await get_broker().apublish([record_topic(job.id)], record, timeout=conf.publish_timeout)
+
+
+class Run:
+    """The work on one job. All methods belong to one event loop.
+
+    ``cancelled`` is True once the job is to end: it was cancelled, has ended, or another process
+    works on it now. ``on_cancel`` is called then, once.
+    """
+
+    def __init__(self, job: Job, on_cancel: Callable[[], None] | None = None) -> None:
+        """Take a job that this process is to work on."""
+        self.job = job
+        self.cancelled = False
+        # Whether it is this work that the job's end is up to.
+        self.owns = True
+        self._on_cancel = on_cancel
+        self._closed = False
+        self._listener = TopicListener(record_topic(job.id), self._hear)
+        self._renewing: asyncio.Task[None] | None = None
+        self._last: EventId | None = None
+        # Held while an event is published, so that they leave in the order of the calls.
+        self._turn = asyncio.Lock()
+
+    async def begin(self, *, take_over: bool = False) -> None:
+        """Listen to the job's cancellation, and keep its lease until ``close()``.
+
+        With ``take_over``, the job was started elsewhere, and may have been worked on before: then
+        its clients get a ``reset``. Raises ``BrokerError``.
+        """
+        await self._listener.open()
+        found = await find(self.job.id)
+        if found is not None:
+            self._consider(found, new=take_over)
+        if not self.cancelled:
+            if take_over:
+                await self._take_over()
+            loop = asyncio.get_running_loop()
+            self._renewing = loop.create_task(self._keep_renewing(), context=Context())
+
+    async def _take_over(self) -> None:
+        before = self.job
+        self.job = replace(
+            before,
+            state="running",
+            run=new_run(),
+            attempt=before.attempt + 1,
+            lease=conf.job_lease,
+        )
+        await self._renew()
+        if before.state == "running":
+            # What the work before has sent is void.
+            await self.publish(encode_head("{}", "reset"))
+
+    async def publish(self, head: bytes, tail: bytes = b"", key: str | None = None) -> None:
+        """Send an event to the job's clients; waits while the broker is away.
+
+        An event is stored once, also where it had to be tried again. Raises ``JobCancelled``,
+        ``StreamClosed`` after ``close()``, ``EventTooLarge``, and ``PublishFailed`` after
+        ``PATIENCE_SECONDS``.
+        """
+        check_size(self.job.topic, len(head) + len(tail))
+        async with self._turn:
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + PATIENCE_SECONDS
+            while True:
+                if self._closed:
+                    raise StreamClosed(f"The job {self.job.id} is over: send before its end.")
+                if self.cancelled:
+                    raise JobCancelled(f"The job {self.job.id} was cancelled, or has ended.")
+                try:
+                    self._last = await self._publish(head, tail, key)
+                    break
+                except PublishFailed as error:
+                    if loop.time() >= deadline:
+                        raise
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    if error.may_be_stored and await self._was_stored():
+                        break
+            counters.add_published()
+
+    async def _publish(self, head: bytes, tail: bytes, key: str | None) -> EventId:
+        timeout = conf.publish_timeout
+        return await get_broker().apublish([self.job.topic], head, tail, key, timeout=timeout)
+
+    async def _was_stored(self) -> bool:
+        """Return whether the topic's newest event is newer than the last one that was confirmed.
+
+        Nothing else publishes to the topic while this is the job's work.
+        """
+        newest = await get_hub().listener.newest([self.job.topic], 1)
+        if not newest or newest[0].id == self._last:
+            return False
+        self._last = newest[0].id
+        return True
+
+    async def close(self, ending: Ending) -> None:
+        """Stop to keep the lease, and end the job as ``ending`` unless it is another's by now."""
+        self._closed = True
+        if self._renewing is not None:
+            await stop(self._renewing)
+        self._listener.close()
+        if self.owns:
+            await self._end(ending)
+
+    async def _end(self, ending: Ending) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_SECONDS
+        while True:
+            try:
+                await end(self.job, ending)
+                return
+            except PublishFailed:
+                if loop.time() >= deadline:
+                    logger.warning(
+                        "The end of the job %s could not be told. Its clients are told that it "
+                        "failed, once its lease is over.",
+                        self.job.id,
+                        exc_info=True,
+                    )
+                    return
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self.job.lease / 3)
+            with suppress(BrokerError):  # The broker is away, for those who watch as well.
+                await self._renew()
+
+    async def _renew(self) -> None:
+        record = self.job.encode()
+        await get_broker().apublish(
+            [record_topic(self.job.id)], record, timeout=conf.publish_timeout
+        )
+
+    def _hear(self, message: Message) -> None:
+        self._consider(decode(message))
+
+    def _consider(self, found: Job, *, new: bool = False) -> None:
+        """See in a record whether the work is to end; ``new`` work goes on from the record."""
+        if self.cancelled:
+            return
+        # Work that was taken over may still renew its lease once. Its number is lower.
+        taken_over = not new and (found.attempt, found.run) > (self.job.attempt, self.job.run)
+        if found.ended or taken_over:
+            self.owns = False
+        if found.ended or taken_over or found.state == "cancelling":
+            self.cancelled = True
+            if self._on_cancel is not None:
+                self._on_cancel()
+        elif new:
+            self.job = found

@@ -1,0 +1,12 @@
+"""The addresses of the jobs."""
+
+from django_sse import sse_path
+
+from . import streams
+
+urlpatterns = [
+    sse_path("counting/", streams.Counting),
+    sse_path("counting/<str:job>/", streams.Counting),
+    sse_path("celery/", streams.InCelery),
+    sse_path("celery/<str:job>/", streams.InCelery),
+]

@@ -1,0 +1,561 @@
+"""Jobs that outlive their connection, in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, User
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from django.utils.functional import SimpleLazyObject
+from rest_framework import serializers
+from rest_framework.exceptions import PermissionDenied
+
+from django_sse import Job, JobView, PublishFailed, ServerSentEvent, SSEView, StreamFinished
+from django_sse.brokers import use_broker
+from django_sse.brokers.memory import MemoryBroker
+from django_sse.jobs.background import background
+from django_sse.testing import StreamClient, connect
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("broker")
+
+OWN_KEY = "0123456789abcdef-own"
+
+
+class PromptSerializer(serializers.Serializer[Any]):
+    prompt = serializers.CharField(max_length=100)
+
+
+class Words(JobView):
+    """Sends the words of a prompt, each when the test lets it."""
+
+    serializer_class = PromptSerializer
+    gate = asyncio.Semaphore(0)
+
+    async def work(self) -> AsyncIterator[ServerSentEvent]:
+        for word in self.data["prompt"].split():
+            await type(self).gate.acquire()
+            yield ServerSentEvent(word, event="word")
+
+
+@pytest.fixture(autouse=True)
+async def gate() -> AsyncIterator[asyncio.Semaphore]:
+    """Lets ``Words`` send a word for each ``release()``; ends what is left of jobs."""
+    Words.gate = asyncio.Semaphore(0)
+    yield Words.gate
+    background.end(asyncio.get_running_loop())
+    await background.settle()
+    assert len(background) == 0
+
+
+def ask(prompt: str = "to be or not", view: Any = Words, **options: Any) -> Any:
+    return connect(view, "/", method="POST", json={"prompt": prompt}, **options)
+
+
+def read(job: str, view: Any = Words, seen: str | None = None, **options: Any) -> Any:
+    headers = {} if seen is None else {"Last-Event-ID": seen}
+    return connect(view, f"/?job={job}", headers=headers, **options)
+
+
+async def rest(stream: StreamClient) -> list[tuple[str | None, Any]]:
+    """The events up to the end of the response."""
+    await stream.read()
+    return [(it.event, it.data) for it in stream.blocks if it.data is not None]
+
+
+async def job_id(stream: StreamClient) -> str:
+    event = await stream.receive()
+    assert event.event == "job"
+    found: str = json.loads(str(event.data))["id"]
+    assert stream.headers["SSE-Job"] == found
+    return found
+
+
+async def finished(prompt: str = "to be", **options: Any) -> str:
+    async with ask(prompt, **options) as stream:
+        for _ in prompt.split():
+            Words.gate.release()
+        await stream.read()
+    return stream.headers["SSE-Job"]
+
+
+WHOLE = [
+    ("word", "to"),
+    ("word", "be"),
+    ("word", "or"),
+    ("word", "not"),
+    ("end", '{"state": "done"}'),
+]
+
+
+async def test_client_that_breaks_off_gets_the_rest_once(gate: asyncio.Semaphore) -> None:
+    async with ask() as stream:
+        job = await job_id(stream)
+        gate.release()
+        gate.release()
+        assert [(await stream.receive()).data for _ in range(2)] == ["to", "be"]
+        seen = stream.last_event_id
+    gate.release()
+    async with read(job, seen=seen) as stream:
+        assert (await stream.receive()).data == "or"
+        gate.release()
+        assert await rest(stream) == WHOLE[2:]
+        last = stream.last_event_id
+    async with read(job, seen=last) as stream:
+        assert stream.status_code == 204
+
+
+async def test_client_that_comes_later_gets_everything(gate: asyncio.Semaphore) -> None:
+    job = await finished()
+    async with read(job) as stream:
+        assert await rest(stream) == [
+            ("job", json.dumps({"id": job}, separators=(",", ":"))),
+            *WHOLE[:2],
+            WHOLE[-1],
+        ]
+
+
+async def test_several_clients_watch(gate: asyncio.Semaphore) -> None:
+    async with ask() as first, read(await job_id(first)) as second:
+        await job_id(second)
+        for _ in range(4):
+            gate.release()
+        assert (await rest(first))[1:] == (await rest(second))[1:] == WHOLE
+
+
+async def test_cancelled_job_ends_for_all(gate: asyncio.Semaphore) -> None:
+    class Careful(Words):
+        ended = ""
+
+        async def work(self) -> None:  # type: ignore[override]
+            try:
+                await self.send("begun")
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                Careful.ended = "cleaned up"
+                raise
+
+    async with ask(view=Careful) as stream:
+        job = await job_id(stream)
+        assert (await stream.receive()).data == "begun"
+        for _ in range(2):  # Once more changes nothing.
+            async with read(job, Careful, method="DELETE") as answer:
+                assert answer.status_code == 204
+            assert (await rest(stream))[-1] == ("end", '{"state": "cancelled"}')
+    assert Careful.ended == "cleaned up"
+    async with read(job, Careful) as stream:
+        assert (await rest(stream))[-1] == ("end", '{"state": "cancelled"}')
+
+
+async def test_failed_job_says_so_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Words):
+        async def work(self) -> None:  # type: ignore[override]
+            await self.send("begun")
+            raise ValueError("secret")
+
+    async with ask(view=Failing) as stream:
+        assert (await rest(stream))[1:] == [(None, "begun"), ("end", '{"state": "failed"}')]
+        assert b"secret" not in stream.received
+    assert "Failing has failed" in caplog.text
+    assert "ValueError: secret" in caplog.text
+
+
+async def test_job_of_a_user_is_for_that_user_only(gate: asyncio.Semaphore) -> None:
+    owner, other = User(pk=1, username="ann"), User(pk=2, username="ben")
+    job = await finished(user=owner)
+    for user in (other, AnonymousUser()):
+        for method in ("GET", "DELETE"):
+            async with read(job, user=user, method=method) as stream:
+                assert stream.status_code == 404
+    async with read(job, user=owner) as stream:
+        assert (await rest(stream))[-1] == WHOLE[-1]
+
+
+async def test_job_of_an_anonymous_client_is_for_all_who_know_its_id() -> None:
+    job = await finished()
+    async with read(job, user=User(pk=1, username="ann")) as stream:
+        assert (await rest(stream))[-1] == WHOLE[-1]
+
+
+async def test_view_decides_who_sees_a_job() -> None:
+    class Shared(Words):
+        async def has_job_permission(self, job: Job) -> bool:
+            return await super().has_job_permission(job) or self.user.is_staff
+
+    job = await finished(user=User(pk=1), view=Shared)
+    async with read(job, Shared, user=User(pk=2, is_staff=True)) as stream:
+        assert stream.status_code == 200
+    async with read(job, Shared, user=User(pk=3)) as stream:
+        assert stream.status_code == 404
+
+
+@pytest.mark.parametrize("job", ["", "none", "x" * 32, "job:\x00" + "x" * 32])
+async def test_unknown_job_is_not_found(job: str) -> None:
+    async with connect(Words, "/", kwargs={"job": job}) as stream:
+        assert stream.status_code == 404
+    async with connect(Words, "/") as stream:
+        assert stream.status_code == 404
+
+
+async def test_job_of_another_view_is_not_found() -> None:
+    class Other(Words):
+        pass
+
+    job = await finished()
+    async with read(job, Other) as stream:
+        assert stream.status_code == 404
+
+
+async def test_ended_job_is_kept_for_a_time() -> None:
+    class Brief(Words):
+        keep = timedelta(seconds=0)
+
+    key = {"Idempotency-Key": OWN_KEY}
+    job = await finished(view=Brief, headers=key)
+    async with read(job, Brief) as stream:
+        assert stream.status_code == 404
+    async with ask(view=Brief, headers=key) as stream:
+        assert stream.status_code == 409
+
+
+async def test_repeated_post_is_the_same_job(gate: asyncio.Semaphore) -> None:
+    ann, key = User(pk=1), {"Idempotency-Key": '"k-1"'}
+    async with (
+        ask(user=ann, headers=key) as first,
+        ask("something else", user=ann, headers=key) as second,
+        ask(user=User(pk=2), headers=key) as third,
+    ):
+        assert await job_id(first) == await job_id(second) != await job_id(third)
+        for _ in range(8):
+            gate.release()
+        assert (await rest(first))[1:] == (await rest(second))[1:] == WHOLE
+    async with ask(user=ann, headers={**key, "Last-Event-ID": first.last_event_id}) as stream:
+        assert stream.status_code == 204
+
+
+async def test_posts_at_once_start_one_job() -> None:
+    options = {"user": User(pk=1), "headers": {"Idempotency-Key": "k"}}
+
+    async def start() -> str:
+        async with ask(**options) as stream:
+            return await job_id(stream)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(start()) for _ in range(5)]
+    assert len({task.result() for task in tasks}) == 1
+
+
+async def test_key_of_an_anonymous_client_must_be_long() -> None:
+    async with ask(headers={"Idempotency-Key": "short"}) as stream:
+        assert stream.status_code == 400
+        assert "at least 16 characters" in (await stream.json())["detail"]
+
+
+async def test_wrong_post_starts_nothing() -> None:
+    async with ask("") as stream:
+        assert stream.status_code == 400
+        assert list(await stream.json()) == ["prompt"]
+
+
+async def test_process_works_on_so_many_jobs(gate: asyncio.Semaphore) -> None:
+    with override_settings(DJANGO_SSE={"MAX_JOBS": 1}):
+        async with ask() as first:
+            job = await job_id(first)
+            async with ask() as second:
+                assert second.status_code == 503
+                assert int(second.headers["Retry-After"]) > 0
+            async with ask(headers={"Accept": "text/event-stream"}) as second:
+                assert (second.status_code, await rest(second)) == (200, [])
+                assert second.retry
+            async with read(job) as second:
+                assert second.status_code == 200
+
+
+async def test_shutdown_ends_jobs_as_failed(ending: Any) -> None:
+    async with ask() as stream:
+        job = await job_id(stream)
+        background.end(asyncio.get_running_loop())
+        await background.settle()
+        assert (await rest(stream))[-1] == ("end", '{"state": "failed"}')
+    async with read(job) as stream:
+        assert (await rest(stream))[-1] == ("end", '{"state": "failed"}')
+
+
+class Report(Words):
+    """Sends all kinds of things."""
+
+    serializer_class = None
+    events = {"person": dict, "text": str, "nothing": None}
+
+    async def work(self) -> None:  # type: ignore[override]
+        await self.progress(1, 2)
+        await self.send({"name": "Ann"}, event="person")
+        await self.send(ServerSentEvent(event="nothing", comments="at all"))
+        await self.send_template("name.txt", {"name": "Ben"}, event="text")
+        await self.progress(2)
+
+
+LOCAL = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "OPTIONS": {
+            "loaders": [("django.template.loaders.locmem.Loader", {"name.txt": "{{ name }}"})]
+        },
+    }
+]
+
+
+async def test_work_sends_what_a_view_sends() -> None:
+    with override_settings(TEMPLATES=LOCAL):
+        async with ask(view=Report) as stream:
+            assert (await rest(stream))[1:] == [
+                ("progress", '{"done": 1, "total": 2}'),
+                ("person", '{"name":"Ann"}'),
+                ("text", "Ben"),
+                ("progress", '{"done": 2, "total": null}'),
+                WHOLE[-1],
+            ]
+            assert ("nothing", "at all") in [(it.event, it.comments) for it in stream.blocks]
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ({"data": "x", "id": "7"}, "InvalidEvent: An event of a job must have no id"),
+        ({"data": ServerSentEvent("x", id="7")}, "InvalidEvent: An event of a job must have no"),
+        ({"data": ServerSentEvent("x"), "event": "text"}, "TypeError: send() takes a ServerSent"),
+        ({"data": {}, "event": "other"}, "UndeclaredEvent"),
+        ({"data": "x" * 2_000_000, "event": "text"}, "EventTooLarge"),
+    ],
+)
+async def test_work_cannot_send_everything(
+    call: dict[str, Any], error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(Report):
+        events = {"text": str}
+
+        async def work(self) -> None:  # type: ignore[override]
+            await self.send(**call)
+
+    async with ask(view=Wrong) as stream:
+        assert (await rest(stream))[1:] == [("end", '{"state": "failed"}')]
+    assert error in caplog.text
+
+
+async def test_work_sends_the_object_behind_a_proxy() -> None:
+    class Lazy(Report):
+        events = None
+
+        async def work(self) -> None:  # type: ignore[override]
+            await self.send(SimpleLazyObject(lambda: {"name": "Ann"}))
+
+    async with ask(view=Lazy) as stream:
+        assert (await rest(stream))[1] == (None, '{"name":"Ann"}')
+
+
+class Long(Words):
+    """Sends more than the history keeps."""
+
+    serializer_class = None
+
+    async def work(self) -> None:  # type: ignore[override]
+        for number in range(8):
+            await self.send(str(number))
+
+
+class LongWithSnapshot(Long):
+    async def snapshot(self) -> None:
+        await self.send("all of it", event="snapshot")
+
+
+@pytest.mark.parametrize("seen", [None, "nonsense"])
+async def test_job_that_is_longer_than_the_history(seen: str | None) -> None:
+    use_broker(MemoryBroker("", {"HISTORY": 4}))
+    job = await finished(view=Long)
+    async with read(job, Long, seen=seen) as stream:
+        left = [(None, "5"), (None, "6"), (None, "7"), WHOLE[-1]]
+        assert await rest(stream) == [("reset", "{}"), *left]
+        last = stream.last_event_id
+    async with read(job, Long, seen=last) as stream:
+        assert stream.status_code == 204
+
+
+async def test_snapshot_takes_the_place_of_events_that_are_gone() -> None:
+    use_broker(MemoryBroker("", {"HISTORY": 4}))
+    job = await finished(view=LongWithSnapshot)
+    async with read(job, LongWithSnapshot) as stream:
+        assert await rest(stream) == [("reset", "{}"), ("snapshot", "all of it"), WHOLE[-1]]
+        last = stream.last_event_id
+    async with read(job, LongWithSnapshot, seen=last) as stream:
+        assert stream.status_code == 204
+
+
+async def test_snapshot_of_a_job_at_work_goes_on_live(gate: asyncio.Semaphore) -> None:
+    class WithSnapshot(Words):
+        async def snapshot(self) -> None:
+            await self.send("to be", event="snapshot")
+
+    use_broker(MemoryBroker("", {"HISTORY": 2}))
+    async with ask(view=WithSnapshot) as first:
+        job = await job_id(first)
+        for _ in range(3):
+            gate.release()
+        assert [(await first.receive()).data for _ in range(3)] == ["to", "be", "or"]
+        async with read(job, WithSnapshot) as second:
+            assert [(await second.receive()).event for _ in range(2)] == ["reset", "snapshot"]
+            gate.release()
+            assert (await rest(second))[2:] == [("word", "not"), WHOLE[-1]]
+
+
+async def test_events_of_a_protocol_of_its_own() -> None:
+    class Chat(Words):
+        def start_event(self, job_id: str) -> None:
+            return None
+
+        def end_event(self, ending: str) -> ServerSentEvent:
+            return ServerSentEvent("[DONE]" if ending == "done" else {"type": ending})
+
+    for _ in range(2):
+        Words.gate.release()
+    async with ask("to be", Chat) as stream:
+        assert await rest(stream) == [*WHOLE[:2], (None, "[DONE]")]
+    async with ask(view=Chat) as stream:
+        async with read(stream.headers["SSE-Job"], Chat, method="DELETE"):
+            pass
+        assert await rest(stream) == [(None, '{"type":"cancelled"}')]
+
+
+async def test_job_may_be_found_in_another_way() -> None:
+    class Newest(Words):
+        async def get_job_id(self) -> str | None:
+            raise StreamFinished
+
+        def get_idempotency_key(self) -> str | None:
+            return f"{OWN_KEY}:{self.request.data['prompt']}"
+
+    async with connect(Newest) as stream:
+        assert stream.status_code == 204
+    async with ask(view=Newest) as first, ask(view=Newest) as second:
+        assert await job_id(first) == await job_id(second)
+
+
+async def test_browser_gets_a_form(settings: Any) -> None:
+    async with connect(Words, headers={"Accept": "text/html"}) as stream:
+        assert stream.status_code == 200
+        assert b"prompt" in await stream.read()
+
+
+async def test_broker_that_is_away_is_no_end() -> None:
+    class Away(MemoryBroker):
+        async def apublish(self, *args: Any, **kwargs: Any) -> Any:
+            raise PublishFailed("The broker is away.", may_be_stored=False)
+
+    use_broker(Away())
+    async with ask() as stream:
+        assert stream.status_code == 503
+    async with ask(headers={"Accept": "text/event-stream"}) as stream:
+        assert await rest(stream) == []
+        assert stream.retry
+
+
+async def test_work_goes_on_when_the_broker_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shaky(MemoryBroker):
+        """Fails to confirm two of three events, one of which it has stored."""
+
+        calls = 0
+
+        async def apublish(self, topics: Any, *args: Any, **kwargs: Any) -> Any:
+            if topics[0].startswith("job:"):
+                self.calls += 1
+                if self.calls % 3 == 1:
+                    raise PublishFailed("The broker is away.", may_be_stored=True)
+                if self.calls % 3 == 0:
+                    await super().apublish(topics, *args, **kwargs)
+                    raise PublishFailed("The broker is away.", may_be_stored=True)
+            return await super().apublish(topics, *args, **kwargs)
+
+    class Counting(Words):
+        serializer_class = None
+
+        async def work(self) -> None:  # type: ignore[override]
+            for number in range(7):
+                await self.send(str(number))
+
+    monkeypatch.setattr("django_sse.jobs.run.PAUSE_SECONDS", 0)
+    use_broker(Shaky())
+    async with ask(view=Counting) as stream:
+        assert [data for _, data in (await rest(stream))[1:-1]] == list("0123456")
+
+
+async def test_work_fails_when_the_broker_stays_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Leaving(MemoryBroker):
+        async def apublish(self, topics: Any, head: bytes, *args: Any, **kwargs: Any) -> Any:
+            if b"word" in head or b"event: end" in head:
+                raise PublishFailed("The broker is away.", may_be_stored=False)
+            return await super().apublish(topics, head, *args, **kwargs)
+
+    monkeypatch.setattr("django_sse.jobs.run.PATIENCE_SECONDS", 0)
+    use_broker(Leaving())
+    async with ask() as stream:
+        await job_id(stream)
+        Words.gate.release()
+        await eventually(lambda: "could not be told" in caplog.text)
+        await stream.receive_nothing()
+    assert "Words has failed" in caplog.text
+
+
+async def test_views_that_cannot_work() -> None:
+    class Nothing(JobView):
+        pass
+
+    with pytest.raises(ImproperlyConfigured, match="must define `async def work"):
+        Nothing.as_view()
+    with pytest.raises(ImproperlyConfigured, match=r"enqueue\(\) must be an `async def`"):
+
+        class Sync(JobView):
+            def enqueue(self, job_id: str) -> None:  # type: ignore[override]
+                pass
+
+    with pytest.raises(ImproperlyConfigured, match="takes the place of what JobView needs"):
+
+        class Winding(Words):
+            def wind_up(self, reason: str) -> None:
+                pass
+
+
+async def test_messages_of_groups_reach_no_method_of_a_job() -> None:
+    assert Words._handlers == frozenset()
+    assert "work" not in JobView._handlers
+
+
+async def test_enqueue_that_fails_fails_the_job() -> None:
+    class Refusing(Words):
+        async def enqueue(self, job_id: str) -> None:
+            Refusing.id = job_id
+            raise PermissionDenied
+
+    async with ask(view=Refusing) as stream:
+        assert stream.status_code == 403
+    async with read(Refusing.id, Refusing) as stream:
+        assert (await rest(stream))[-1] == ("end", '{"state": "failed"}')
+
+
+async def test_other_streams_may_follow_a_job_and_end_with_it(gate: asyncio.Semaphore) -> None:
+    class Elsewhere(SSEView):
+        async def get_topics(self) -> list[str]:
+            return ["news", f"job:{self.kwargs['job']}"]
+
+    async with (
+        ask("to") as first,
+        connect(Elsewhere, kwargs={"job": await job_id(first)}) as second,
+    ):
+        gate.release()
+        assert await rest(second) == [("word", "to"), WHOLE[-1]]
