@@ -78,7 +78,8 @@ def _relation(model: type[Model], name: str) -> Any:
 
 
 def _back(owner: str, text: str, relation: Any) -> str:
-    if not relation.concrete:
+    # Not `concrete`: a ManyToManyField has no column, and Django 6.1 says so.
+    if relation.auto_created:
         return str(relation.field.name)
     if relation.remote_field.hidden:
         raise ImproperlyConfigured(

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 
+from django_sse.rows import changes
 from django_sse.testing import StreamClient
 from testproject.shop.models import Customer, Order, Product
+
+# The modules of this folder define views of models that other tests save: these publish nothing, until
+# a test of this folder runs.
+_seen: set[Any] = set()
+
+
+def pytest_collection_finish() -> None:
+    _seen.update(changes._watched)
+    changes._watched.clear()
+
+
+@pytest.fixture(autouse=True)
+def watched_models() -> Iterator[None]:
+    changes._watched.update(_seen)
+    yield
+    _seen.update(changes._watched)
+    changes._watched.clear()
 
 
 @pytest.fixture

@@ -747,7 +747,7 @@ async def test_related_rows_are_found_once_for_all_groups_and_not_kept_for_ever(
 
 
 def test_relation_without_a_way_back_is_refused() -> None:
-    relation = Mock(concrete=True)
+    relation = Mock(auto_created=False)
     relation.remote_field.hidden = True
     with pytest.raises(ImproperlyConfigured, match="has no way back"):
         paths._back("Rows", "tags", relation)
