@@ -493,14 +493,25 @@ async def test_check_is_tried_again_while_the_database_is_away(
     assert caplog.text.count("trying again") == 2
 
 
+class FailingSerializer(OrderSerializer):
+    """Fails for orders of thirteen."""
+
+    def to_representation(self, instance: Any) -> Any:
+        if instance.quantity == 13:
+            raise RuntimeError("thirteen")
+        return super().to_representation(instance)
+
+
+class Fails(Orders):
+    serializer_class = FailingSerializer
+
+
 async def test_serializer_that_fails_ends_the_stream(
-    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    order: Callable[..., Order], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connect(Orders) as stream:
+    async with connect(Fails) as stream:
         await Copy(stream).until("end")
-        monkeypatch.setattr(OrderSerializer, "to_representation", lambda *_: 1 / 0)
-        monkeypatch.setattr(plans, "_threads", plans._PerThread())
-        await in_thread(order)()
+        await in_thread(order)(quantity=13)
         await stream.receive_end()
     assert "Changes of shop.Order cannot be sent" in caplog.text
 
