@@ -28,6 +28,8 @@ PACKAGES = (
     "esbuild@0.25.12",
     "typescript@5.9.3",
     "sse.js@2.8.0",
+    "ai@6.0.326",
+    "zod@4.6.7",  # ai asks for it.
 )
 
 
