@@ -39,6 +39,8 @@ from tests.docs.pages import (
     files,
     prose,
 )
+from tests.support import npm
+from tests.support.cutting import CuttingProxy
 from tests.support.servers import free_port, listens
 
 #: Pages whose examples are run as well as loaded: they need migrations, tables and a user.
@@ -474,6 +476,63 @@ def test_jobs_outlive_their_connection(pasted: Pasted, server: str) -> None:
         log_out = client.post("/admin/logout/", headers=token)
         assert log_out.status_code == 200
         assert client.get(address).status_code == 404
+
+
+# Sends a message, whose answer is cut, and resumes; then there is nothing to resume.
+CHAT = """
+import { chat } from "./chat.mjs";
+const shown = [];
+const [api, headers] = JSON.parse(process.argv[2]);
+const one = chat("chat-1", api, headers, (message) => shown.push(message));
+const text = (message) => message?.parts.map((part) => part.text ?? "").join("");
+const messages = [{ id: "m1", role: "user", parts: [{ type: "text", text: "to be or not" }] }];
+const cut = await one.send(messages).then(() => "whole", () => "cut");
+const before = text(shown.at(-1));
+const resumed = await one.resume();
+const after = text(shown.at(-1));
+const ids = new Set(shown.map((message) => message.id)).size;
+console.log(JSON.stringify({ cut, before, resumed, after, ids, again: await one.resume() }));
+"""
+
+
+def test_chat_of_the_ai_sdk_resumes(
+    pasted: Pasted, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (tmp_path / "node_modules").symlink_to(npm.install(tmp_path_factory))
+    [script] = [it for it in blocks(ROOT / "docs" / "jobs.md") if it.language == "js"]
+    (tmp_path / "chat.mjs").write_text(script.text)
+    (tmp_path / "test.mjs").write_text(CHAT)
+    with serving(pasted(ROOT / "docs" / "jobs.md"), "uvicorn") as client:
+        log_in(client)
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        headers = {"X-CSRFToken": client.cookies["csrftoken"], "Cookie": cookie}
+        port = client.base_url.port
+        assert port is not None
+        with CuttingProxy(port, b'"delta":"to "') as proxy:
+            arguments = json.dumps([f"{proxy.url}/api/chat", headers])
+            done = subprocess.run(
+                [npm.node(), str(tmp_path / "test.mjs"), arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert proxy.cuts == 1
+        assert json.loads(done.stdout) == {
+            "cut": "cut",
+            "before": "You said: ",
+            "resumed": True,
+            "after": "You said: to be or not ",
+            "ids": 1,
+            "again": False,
+        }
+        # What the SDK looks for, and its tests cannot.
+        body = {"id": "chat-2", "messages": [{"id": "m", "parts": [{"text": "x"}]}]}
+        answer = client.post("/api/chat", headers=headers, json=body)
+        assert answer.headers["x-vercel-ai-ui-message-stream"] == "v1"
+        assert "\ndata: [DONE]\n" in answer.text
 
 
 def test_token_that_expires_ends_its_stream_and_a_new_one_goes_on(

@@ -33,6 +33,8 @@ PACKAGES = (
     "@types/react@19.2.2",
     "@types/react-dom@19.2.2",
     "sse.js@2.8.0",
+    "ai@6.0.326",
+    "zod@4.6.7",  # ai asks for it.
 )
 
 #: What says whether an AsyncAPI document is valid.
