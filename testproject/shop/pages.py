@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import TypedDict
@@ -10,10 +11,11 @@ from django.contrib.auth.models import User
 from django.db.models import Count, QuerySet, Sum
 from rest_framework.permissions import IsAuthenticated
 
-from django_sse import ServerSentEvent, SSEView, Topic, apresence
+from django_sse import JobView, ServerSentEvent, SSEView, Topic, apresence
 from django_sse.contrib.htmx import oob
 
 from .models import Import, Product
+from .serializers import PromptSerializer
 
 
 class OnPage(SSEView):
@@ -68,6 +70,36 @@ class Imports(OnPage):
         newest = Import.objects.order_by("-pk")[:3]
         for job in reversed([job async for job in newest]):
             yield ServerSentEvent(job, event="progress")
+
+
+class Word(TypedDict):
+    """A part of an answer."""
+
+    text: str
+
+
+class Answer(JobView):
+    """An answer that goes on without its client, which comes back and gets the rest, word by word."""
+
+    authentication_classes = []
+    permission_classes = []
+    serializer_class = PromptSerializer
+    events = {"word": Word}
+
+    async def work(self) -> None:
+        text = f"You have asked: {self.data['prompt']} " + ANSWER
+        for word in re.findall(r"\S+\s*", text):
+            await self.send({"text": word}, event="word")
+            await asyncio.sleep(0.15)
+
+
+#: What a language model would say.
+ANSWER = (
+    "That is a good question, and I take my time for it. Cut your connection now, or load the page "
+    "again: I do not notice, because I speak to a topic and not to you. When you are back, you get "
+    "what you have missed, every word once, and then the rest as I say it. Somebody else may listen "
+    "meanwhile, under the same address. And whoever has heard enough can cancel me."
+)
 
 
 class Member(TypedDict):

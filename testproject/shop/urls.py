@@ -6,7 +6,7 @@ from django.urls import path
 
 from django_sse import sse_path
 
-from .pages import Imports, Prices, Sales, Team
+from .pages import Answer, Imports, Prices, Sales, Team
 from .streams import Clock, Generate, Orders, Serialization
 from .views import (
     Break,
@@ -37,6 +37,8 @@ if settings.HAS_DEMO_PAGES:
         sse_path("market/prices/", Prices, name="prices"),
         path("work/", WorkPage.as_view(), name="work"),
         sse_path("work/imports/", Imports, name="imports"),
+        sse_path("work/answers/", Answer, name="ask"),
+        sse_path("work/answers/<str:job>/", Answer, name="answer"),
         path("work/imports/start/", StartImport.as_view(), name="start-import"),
         path("work/imports/<int:pk>/cancel/", CancelImport.as_view(), name="cancel-import"),
         path("team/", TeamPage.as_view(), name="team"),

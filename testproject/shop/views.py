@@ -22,7 +22,7 @@ from rest_framework.views import APIView
 
 from django_sse import close_streams, publish
 
-from . import pages, streams
+from . import pages
 from .models import Import
 from .ordering import place_random_order
 from .serializers import ImportSerializer, OrderSerializer
@@ -74,7 +74,7 @@ class WorkPage(DemoPage):
     """A long job, and an answer that outlives its connection."""
 
     template_name = "shop/work.html"
-    shown: ClassVar[dict[str, type]] = {"imports": pages.Imports, "generate": streams.Generate}
+    shown: ClassVar[dict[str, type]] = {"imports": pages.Imports, "answer": pages.Answer}
 
 
 class TeamPage(DemoPage):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from testproject.shop.pages import Prices
+from testproject.shop.pages import ANSWER, Prices
 from tests.support.browser import open_page
 from tests.support.servers import Server
 
@@ -203,6 +203,25 @@ def test_a_job_survives_a_reload_and_a_restart(page: Page, demo: Demo) -> None:
     demo.start()
     expect(job).to_have_attribute("data-progress", "done", timeout=60_000)
     expect(job).to_have_attribute("data-id", number or "")
+
+
+def test_an_answer_goes_on_without_its_page(page: Page, demo: Demo) -> None:
+    page.goto(f"{demo.url}/work/")
+    words = page.locator("#words")
+    page.get_by_role("button", name="Ask").click()
+    expect(words).to_contain_text("What happens")
+    page.get_by_role("button", name="Leave for five seconds").click()
+    expect(_state(page, "answer")).to_have_text("Paused")
+    before = words.inner_text()
+    page.wait_for_timeout(1000)
+    assert words.inner_text() == before
+    expect(_state(page, "answer")).to_have_text("Open", timeout=RECONNECT * 1000)
+    expect(words).to_contain_text("Cut your connection now")
+    page.reload()
+    expect(words).to_contain_text(before)
+    expect(_state(page, "answer")).to_have_text("Finished", timeout=60_000)
+    said = f"You have asked: What happens to you when I leave? {ANSWER}"
+    assert words.inner_text().strip() == said
 
 
 def test_prices_arrive_by_the_thousand_and_a_slow_client_gets_the_newest(

@@ -133,18 +133,19 @@ if (canvas) setInterval(draw, 250);
 
 // A section with the state of its stream, and the numbers of what has arrived.
 export class Live {
-  constructor(section, handlers, { options = {}, onEvent = () => {}, onOpen = () => {} } = {}) {
+  constructor(section, handlers, { options = {}, onEvent = () => {}, onOpen = () => {}, address } = {}) {
     this.section = section;
     this.handlers = handlers;
     this.options = options;
     this.onEvent = onEvent;
     this.onOpen = onOpen;
     this.count = 0;
-    this.open();
+    this.open(address);
   }
 
-  open(address = this.address()) {
+  open(address = this.address(), options = {}) {
     this.stream?.close();
+    this.at = address;
     this.opened = 0;
     setState(this.section, "connecting");
     const told = {};
@@ -156,6 +157,7 @@ export class Live {
     }
     const stream = connect(address, told, {
       ...this.options,
+      ...options,
       onState: (state, error) => {
         if (stream === undefined || stream === this.stream) this.onState(state, error);
       },

@@ -1,6 +1,6 @@
 // A long job: its progress comes from a stream, and from the database where the page is new.
 
-import { element, Live, onPress, post } from "./common.js";
+import { calm, complain, csrfToken, element, Live, onPress, post, refusal, setState } from "./common.js";
 
 const section = document.getElementById("imports");
 const list = document.getElementById("jobs");
@@ -35,3 +35,56 @@ function show(job) {
 
 new Live(section, { progress: show, reset: () => list.replaceChildren() });
 onPress("start-import", "import-problem");
+
+// An answer: a POST starts it, and a stream under its own id follows it, also after a reload.
+
+const asked = document.getElementById("answer");
+const words = document.getElementById("words");
+const buttons = [document.getElementById("leave"), document.getElementById("cancel")];
+let live;
+
+function follow(id) {
+  const address = new URL(`${asked.dataset.stream}${id}/`, location);
+  words.replaceChildren();
+  const handlers = {
+    word: ({ text }) => words.append(element("span", { textContent: text, className: calm.matches ? "" : "token" })),
+    reset: () => words.replaceChildren(),
+    end: ({ state }) => {
+      live.stream.close();
+      setState(asked, state === "failed" ? "failed" : "finished");
+      for (const button of buttons) button.disabled = true;
+    },
+  };
+  for (const button of buttons) button.disabled = false;
+  if (live) live.open(address);
+  else live = new Live(asked, handlers, { address });
+}
+
+document.getElementById("ask").addEventListener("submit", async (submit) => {
+  submit.preventDefault();
+  complain("ask-problem", "");
+  try {
+    const response = await post(asked.dataset.stream, { prompt: submit.target.prompt.value });
+    if (response.ok) {
+      response.body.cancel(); // The answer goes on, and is followed by its id.
+      location.hash = response.headers.get("SSE-Job");
+      follow(location.hash.slice(1));
+    } else complain("ask-problem", refusal(response.status, await response.text()));
+  } catch {
+    complain("ask-problem", "The server cannot be reached.");
+  }
+});
+
+buttons[0].addEventListener("click", () => {
+  const { stream } = live;
+  stream.close();
+  setState(asked, "paused");
+  // What a page keeps that comes back: the answer's id, and the last event's.
+  setTimeout(() => live.open(live.at, { lastEventId: stream.lastEventId }), 5000);
+});
+buttons[1].addEventListener("click", () =>
+  fetch(`${asked.dataset.stream}${location.hash.slice(1)}/`, {
+    method: "DELETE", headers: { "X-CSRFToken": csrfToken() },
+  }));
+setState(asked, "idle");
+if (/^#[\w-]{16,100}$/.test(location.hash)) follow(location.hash.slice(1));
