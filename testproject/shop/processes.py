@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 MANAGE = "manage.py"
 #: Seconds that processes have to end, between two looks at them, and before one is started again.
-GRACE = 5.0
+GRACE = 4.0
 LOOK = 0.1
 PAUSE = 0.5
 
@@ -58,6 +58,7 @@ class Processes:
             try:
                 process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
+                tell(f"{process.pid} did not end within {GRACE:g} s, and is killed.")
                 process.kill()
                 process.wait()
 

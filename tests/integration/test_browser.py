@@ -187,8 +187,8 @@ def test_what_breaks_heals_and_is_drawn(page: Page, demo: Demo, how: str) -> Non
     page.wait_for_timeout(500)
     assert _marks(page, "events replayed") + _marks(page, "replayed") > 0
     assert _marks(page, "resets") == 0
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#jobs li").first).to_have_attribute("data-progress", "cancelled")
+    page.locator("#jobs").get_by_role("button", name="Cancel").first.click()
+    expect(page.locator("#jobs li[data-progress=cancelled]")).not_to_have_count(0)
 
 
 def test_a_job_survives_a_reload_and_a_restart(page: Page, demo: Demo) -> None:
