@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib
 import importlib.util
 import json
@@ -24,6 +25,9 @@ from typing import Any
 import django
 import httpx
 import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import TextContent
 
 import django_sse
 from django_sse.conf import DEFAULTS
@@ -533,6 +537,36 @@ def test_chat_of_the_ai_sdk_resumes(
         answer = client.post("/api/chat", headers=headers, json=body)
         assert answer.headers["x-vercel-ai-ui-message-stream"] == "v1"
         assert "\ndata: [DONE]\n" in answer.text
+
+
+def test_client_of_mcp_resumes(pasted: Pasted) -> None:
+    with serving(pasted(ROOT / "docs" / "jobs.md"), "uvicorn") as client:
+        port = client.base_url.port
+        assert port is not None
+        with CuttingProxy(port, b'"progress":4') as proxy:
+            text, progress = asyncio.run(call_tool(f"{proxy.url}/mcp"))
+            assert proxy.cuts == 1
+    assert text == "counted"
+    # The one that was cut, and those that were sent meanwhile, come once each.
+    assert progress == list(range(1, 11))
+
+
+async def call_tool(url: str) -> tuple[str, list[float]]:
+    """Call the tool of the page with the SDK's client; return its result, and its progress."""
+    progress: list[float] = []
+
+    async def note(done: float, total: float | None, message: str | None) -> None:
+        progress.append(done)
+
+    async with (
+        streamable_http_client(url) as streams,
+        ClientSession(streams[0], streams[1]) as session,
+    ):
+        await session.initialize()
+        result = await session.call_tool("count", {}, progress_callback=note)
+        [content] = result.content
+        assert isinstance(content, TextContent)
+        return content.text, progress
 
 
 def test_token_that_expires_ends_its_stream_and_a_new_one_goes_on(
