@@ -22,7 +22,7 @@ from rest_framework.views import APIView
 
 from django_sse import close_streams, publish
 
-from . import pages
+from . import pages, streams
 from .models import Import
 from .ordering import place_random_order
 from .serializers import ImportSerializer, OrderSerializer
@@ -42,25 +42,29 @@ def pages_of_demo(request: HttpRequest) -> dict[str, Any]:
 
 
 class LivePage(TemplateView):
-    """The page on which the streams' events arrive."""
+    """A page on which streams' events arrive, and beside each the code that makes it."""
 
     template_name = "shop/live.html"
+    shown: ClassVar[dict[str, type]] = {
+        "orders": streams.Orders,
+        "clock": streams.Clock,
+        "generate": streams.Generate,
+        "serialization": streams.Serialization,
+    }
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Add the source of what the page shows, from the very files."""
+        sources = {name: inspect.getsource(it) for name, it in self.shown.items()}
         # The demo's login is no secret while DEBUG is on, and does not exist elsewhere.
-        return super().get_context_data(debug=settings.DEBUG, **kwargs)
+        return super().get_context_data(sources=sources, debug=settings.DEBUG, **kwargs)
 
 
 class DemoPage(LivePage):
-    """One of the further pages: streams, and beside each the code that makes it."""
-
-    shown: ClassVar[dict[str, type]] = {}
+    """One of the further pages, whose streams a button can cut: they know the page by its id."""
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Add the source of what the page shows, from the very files, and the page's own id."""
-        sources = {name: inspect.getsource(it) for name, it in self.shown.items()}
-        page = secrets.token_hex(8)
-        return super().get_context_data(sources=sources, page=page, **kwargs)
+        """Add the page's id."""
+        return super().get_context_data(page=secrets.token_hex(8), **kwargs)
 
 
 class MarketPage(DemoPage):
