@@ -57,7 +57,7 @@ STAND_INS = {
         )
     }
 }
-SECONDS = 20.0
+SECONDS = 40.0
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 BUILT = [page for page in PAGES if files(page)]

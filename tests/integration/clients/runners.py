@@ -44,14 +44,23 @@ def in_node(name: str, packages: Path, url: str, *arguments: str) -> subprocess.
     )
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    """End a script, which at SIGTERM ends the browser that it may have started."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def read_in_node(name: str, packages: Path, url: str, *arguments: str) -> list[Event]:
     """Return what a script of this folder has shown until it ended."""
     with in_node(name, packages, url, *arguments) as process:
         try:
             output, _ = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+        finally:
+            end(process)
     assert process.returncode == 0, output[-2000:]
     return [json.loads(line) for line in output.split("\n") if line]
 

@@ -24,6 +24,7 @@ from .runners import (
     TYPED_IN_FIREFOX,
     Event,
     arguments,
+    end,
     in_node,
     read_in_node,
     show,
@@ -158,9 +159,8 @@ def reading(
     try:
         yield Reader(lambda: _numbers(list(lines))), None
     finally:
-        process.kill()
+        end(process)
         thread.join(5)
-        process.wait()
         output.close()
 
 
