@@ -97,8 +97,8 @@ async def test_a_broker_without_presence_says_so(
         Plain().presence("room", timeout=1)
 
 
-@override_settings(ROOT_URLCONF=__name__)
 def test_a_broker_without_presence_is_found_by_a_check(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
     assert check_presence() == []
     settings.DJANGO_SSE = {"BROKER": {"BACKEND": f"{__name__}.Plain"}}
     found = [it.msg for it in check_presence() if it.id == "django_sse.E025"]
