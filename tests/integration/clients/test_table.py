@@ -58,13 +58,16 @@ def _no_nul_and_no_ids_alone(events: list[Event]) -> list[Event]:
     ]
 
 
+#: Where the generated client reads by Firefox's EventSource, it shows what that shows.
+BY_EVENT_SOURCE = ("firefox-typed-handlers", "firefox-typed-script")
+
 #: Where a client differs, as the documentation says: what it makes of the events that are expected.
 DIFFERENT: dict[str, Callable[[list[Event]], list[Event]]] = {
     "eventsource": _own_ids,
     "parser": _own_ids,
     "fetch-event-source": _no_bom_and_own_ids,
     "firefox": _no_nul_and_no_ids_alone,
-    "firefox-typed-handlers": _no_nul_and_no_ids_alone,
+    **dict.fromkeys(BY_EVENT_SOURCE, _no_nul_and_no_ids_alone),
 }
 
 
@@ -227,12 +230,12 @@ def test_client_resumes_without_loss(
         time.sleep(2.5)
         # Some ask again and again, and others take 204 as the end: ours asks by fetch what an
         # EventSource does not tell.
-        most = 2 if name.endswith("typed-handlers") else 1
+        most = 2 if name.endswith(("typed-handlers", "typed-script")) else 1
         assert (len(server[1].read("finished", key=name)) <= most) == (name in STOPPING)
 
 
 #: The clients that take an id only from an event with data (Datastar: the page's remedy does).
-NOT_ALONE = ["Datastar", "eventsource", "firefox", "polyfill", "firefox-typed-handlers"]
+NOT_ALONE = ["Datastar", "eventsource", "firefox", "polyfill", *BY_EVENT_SOURCE]
 
 
 @pytest.mark.parametrize(("step", "expected"), [("without", "7"), ("alone", "8")])

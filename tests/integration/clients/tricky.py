@@ -203,6 +203,7 @@ MODES = {
     "iteration": "undefined",
     "shared": 'handlers, { shared: "a" }',
     "worker": 'handlers, { shared: "b", worker: "/typed.js" }',
+    "script": "handlers",
 }
 
 
@@ -214,11 +215,15 @@ class Typed(View):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         kind = MODES[request.GET["mode"]]
+        if request.GET["mode"] == "script":
+            client = """<script src="/typed-script.js"></script><script type="module">
+            const { connect } = djangoSSE;"""
+        else:
+            client = '<script type="module">import { connect } from "/typed.js";'
         names, address = json.dumps(NAMES), json.dumps(request.GET["stream"])
         return HttpResponse(f"""<!DOCTYPE html><title>typed</title>
         <script>window.log = []; window.states = []; window.ended = false;</script>
-        <script type="module">
-          import {{ connect }} from "/typed.js";
+        {client}
           const show = ({{ event, data, id }}) => {{
             log.push([event, typeof data === "string" ? data : JSON.stringify(data), id]);
             if (event === "end") stream.close();
@@ -241,6 +246,14 @@ class TypedClient(View):
         return HttpResponse(javascript(), content_type="text/javascript")
 
 
+class TypedScript(View):
+    """The same client as a plain script."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        text = javascript(script_global="djangoSSE")
+        return HttpResponse(text, content_type="text/javascript")
+
+
 urlpatterns = [
     sse_path("tricky/", Tricky),
     sse_path("numbers/", Numbers),
@@ -251,4 +264,5 @@ urlpatterns = [
     path("blank/", Blank.as_view()),
     path("typed/", Typed.as_view()),
     path("typed.js", TypedClient.as_view()),
+    path("typed-script.js", TypedScript.as_view()),
 ]
