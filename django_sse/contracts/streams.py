@@ -52,13 +52,21 @@ def methods_of(view: Any) -> list[str]:
 
 
 def declared_events(view: Any) -> dict[str | None, list[Declared]]:
-    """Return what the view and its topics declare of each event; of one name, either may come."""
+    """Return what the view and its topics declare of each event, and the heartbeat where clients see it.
+
+    Of one name, either may come.
+    """
     found: dict[str | None, list[Declared]] = {}
     for declaration in view.declarations(topics_of_class(view)):
         for name, declared in declaration.events.items():
             either = found.setdefault(name, [])
             if declared not in either:
                 either.append(declared)
+    beat = _heartbeat_event(view)
+    # Where nothing is declared, any event may come.
+    if beat is not None and found:
+        name = None if beat.event == "message" else beat.event
+        found.setdefault(name, [type(beat.data)])
     return found
 
 
@@ -98,18 +106,14 @@ def _template(pattern: Any) -> str:
 def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
     view = stream.view
     cls = type(view)
-    topics = topics_of_class(view)
-    declarations = view.declarations(topics)
+    declared = declared_events(view)
     events = None
-    if declarations:
+    if declared:
         events = [
-            {"event": name, "schema": schemas.of(declared, view.serializer_classes)}
-            for declaration in declarations
-            for name, declared in declaration.events.items()
+            {"event": name, "schema": schemas.of(it, view.serializer_classes)}
+            for name, either in declared.items()
+            for it in either
         ]
-        beat = _heartbeat_event(view)
-        if beat is not None and beat not in {event["event"] for event in events}:
-            events.append({"event": beat, "schema": {}})
         # What streams send by themselves has text that clients need not read.
         events += [{"event": name, "schema": {}} for name in sorted(RESERVED)]
     return {
@@ -118,16 +122,14 @@ def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
         "view": f"{cls.__module__}.{cls.__qualname__}",
         "description": inspect.getdoc(cls) if cls.__doc__ else "",
         "methods": methods_of(view),
-        "topics": [str(topic) for topic in topics],
+        "topics": [str(topic) for topic in topics_of_class(view)],
         "events": events,
     }
 
 
-def _heartbeat_event(view: Any) -> str | None:
-    """Return the name of the event that is the view's heartbeat, where it is one that clients see."""
+def _heartbeat_event(view: Any) -> ServerSentEvent | None:
+    """Return the event that is the view's heartbeat, where it is one that clients see."""
     heartbeat = view._own_heartbeat()
     event = heartbeat.event if heartbeat else None
     # A callable may return any event.
-    if not isinstance(event, ServerSentEvent) or event.data is None:
-        return None
-    return event.event or "message"
+    return event if isinstance(event, ServerSentEvent) and event.data is not None else None

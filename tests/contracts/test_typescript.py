@@ -90,7 +90,7 @@ const stream = connect("/orders/?since=3", {
   points: (points) => points.map((it) => it.x + (it.y ?? 0)),
   end: (nothing: null) => nothing,
   message: (text: string) => text,
-  beat() {},
+  beat: (text: string) => text,
   reset() {},
   dropped: ({ count }) => count + 1,
 });
