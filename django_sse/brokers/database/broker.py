@@ -36,7 +36,7 @@ from django_sse.exceptions import BrokerError, PublishFailed
 
 from . import presence, store
 from .clerk import Clerk
-from .connections import close
+from .connections import close, patiently
 from .known import Known
 from .listener import DatabaseListener, Source
 from .postgresql import is_psycopg3
@@ -215,8 +215,11 @@ class DatabaseBroker(Broker):
         """Take note of who is present, in a transaction of a thread; number its joins and leaves."""
 
         def run(connection: BaseDatabaseWrapper) -> Attended:
-            attended, published = presence.attend(
-                connection, holder, changes, departures, lease=lease, grace=grace
+            attended, published = patiently(
+                lambda: presence.attend(
+                    connection, holder, changes, departures, lease=lease, grace=grace
+                ),
+                timeout,
             )
             if published:
                 self._number_pending()
@@ -233,7 +236,8 @@ class DatabaseBroker(Broker):
     def presence(self, topic: str, *, timeout: float) -> Presence:
         """Return who is present in a topic, asked over the thread's own connection of Django."""
         try:
-            return presence.present(connections[self._alias], topic)
+            connection = connections[self._alias]
+            return patiently(lambda: presence.present(connection, topic), timeout)
         except Error as error:
             raise BrokerError(f"{self} cannot be asked: {in_words(error, self._alias)}") from error
 
@@ -241,7 +245,7 @@ class DatabaseBroker(Broker):
         """Do the same as ``presence()`` from a coroutine, over a connection of its own."""
         try:
             async with asyncio.timeout(timeout):
-                return await asyncio.to_thread(self._presence, topic)
+                return await asyncio.to_thread(self._presence, topic, timeout)
         except (Error, TimeoutError) as error:
             raise BrokerError(f"{self} cannot be asked: {in_words(error, self._alias)}") from error
 
@@ -373,10 +377,10 @@ class DatabaseBroker(Broker):
         finally:
             close(connection)
 
-    def _presence(self, topic: str) -> Presence:
+    def _presence(self, topic: str, timeout: float) -> Presence:
         connection = self._source().connect()
         try:
-            return presence.present(connection, topic)
+            return patiently(lambda: presence.present(connection, topic), timeout)
         finally:
             close(connection)
 

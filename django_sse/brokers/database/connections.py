@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db import Error, connections
+from django.db import Error, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
+
+T = TypeVar("T")
+
+# Seconds until a table that is locked is tried again.
+_AGAIN = 0.005
 
 # libpq: a connection whose other end is gone is noticed after half a minute, not after hours.
 _KEEPALIVE = {
@@ -56,6 +62,22 @@ def readable(watched: Sequence[Any], seconds: float) -> list[Any]:
     for number in numbers:
         poll.register(number, select.POLLIN)
     return [numbers[number] for number, _ in poll.poll(seconds * 1000)]
+
+
+def patiently(call: Callable[[], T], seconds: float) -> T:
+    """Call again while a table is locked, for some seconds; the call must have changed nothing then.
+
+    SQLite waits for the lock of a file, as its ``timeout`` says, but never for that of a table of a
+    database in memory. The databases of Django's tests are such.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except OperationalError as error:
+            if "table is locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(_AGAIN)
 
 
 def close(connection: BaseDatabaseWrapper) -> None:

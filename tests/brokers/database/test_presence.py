@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from django_sse.brokers.database.connections import own_connection
 from django_sse.brokers.presence import Change, Departure
 from django_sse.exceptions import BrokerError
 from tests.brokers.test_presence import assert_alternating, come_and_go
-from tests.support.databases import new_database
+from tests.support.databases import database, new_database
 from tests.support.ear import TIMEOUT, Ear, publish
 
 TABLES = ("holder", "present", "member")
@@ -129,3 +131,44 @@ async def test_joins_and_leaves_over_several_connections_alternate(
         await ear.listener.close()
         for it in brokers:
             it.close()
+
+
+@pytest.fixture
+def alias_in_memory(django_db_blocker: Any) -> Any:
+    """A database as Django's test runner makes it: it is gone with its last connection."""
+    name = "file:presence?mode=memory&cache=shared"
+    settings = {"ENGINE": "django.db.backends.sqlite3", "NAME": name}
+    with (
+        closing(sqlite3.connect(name, uri=True)),
+        django_db_blocker.unblock(),
+        database(settings) as alias,
+    ):
+        yield alias
+
+
+@pytest.mark.parametrize("asks", ["presence", "apresence"])
+async def test_who_asks_waits_for_a_writer_of_a_database_in_memory(
+    asks: str, alias_in_memory: str
+) -> None:
+    """SQLite does not wait there itself, so the broker asks again, until the time is over."""
+    name = connections.databases[alias_in_memory]["NAME"]
+    broker = DatabaseBroker("", {"USING": alias_in_memory})
+
+    async def ask(timeout: float) -> Any:
+        if asks == "apresence":
+            return await broker.apresence("a", timeout=timeout)
+        return await in_thread(lambda: broker.presence("a", timeout=timeout))
+
+    writer = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+    with closing(writer):
+        for table in TABLES:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute(f"DELETE FROM django_sse_{table}")
+            with pytest.raises(BrokerError, match="cannot be asked"):
+                await ask(0.05)
+            asking = asyncio.create_task(ask(TIMEOUT))
+            await asyncio.sleep(0.05)
+            assert not asking.done()
+            writer.execute("ROLLBACK")
+            assert (await asking).users == ()
+    broker.close()
