@@ -19,6 +19,7 @@ from .connection.request_threads import RequestThread
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
 from .handshake import turns
+from .handshake.middleware import Ahead, ViewMiddleware, join
 from .handshake.receiving import PendingReceive
 from .handshake.response import PendingStream, current_exchange, is_untouched, pending_stream
 from .servers import bare, keeps_cancelled, server_for
@@ -39,6 +40,9 @@ def get_asgi_application() -> ASGIHandler:
 
 class ASGIHandler(asgi.ASGIHandler):
     """Django's handler, except that streams outlive their requests; see ``get_asgi_application()``."""
+
+    _middleware_chain: Any
+    _view_middleware: Any
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request, and the stream that it may become; or the server's lifespan."""
@@ -89,14 +93,39 @@ class ASGIHandler(asgi.ASGIHandler):
             if pending is not None:
                 await pending.aclose()
 
+    def load_middleware(self, is_async: bool = False) -> None:
+        """Load the middleware, and let what is synchronous in it share trips to the thread."""
+        super().load_middleware(is_async)
+        self._middleware_chain, row = join(self._middleware_chain)
+        if row is not None and ViewMiddleware.suits(self._view_middleware):
+            self._view_methods = ViewMiddleware(self._view_middleware)
+            self._view_middleware = [self._view_methods]
+            row.before_view = self._look_ahead
+
+    def _look_ahead(self, request: HttpRequest) -> None:
+        """Find the view and ask the middleware about it, in the thread that has called the others."""
+        exchange = cast("_Exchange | None", current_exchange.get())
+        if exchange is None:
+            return
+        try:
+            match = super().resolve_request(request)
+        except Exception:
+            # Django finds no view either when it looks for one, and answers that.
+            return
+        exchange.ahead = self._view_methods.look_ahead(request, match)
+
     def may_refuse(self, scope: Any) -> bool:
         """Return whether a request surely asks for a stream, and needs no middleware to be refused."""
         return turns.may_be_refused_here(scope)
 
     def resolve_request(self, request: HttpRequest) -> Any:
         """Find the view; whatever is no stream may take as long as it likes."""
-        match = super().resolve_request(request)
         exchange = cast("_Exchange | None", current_exchange.get())
+        ahead = None if exchange is None else exchange.ahead
+        if ahead is not None and ahead.request is request:
+            match = ahead.match
+        else:
+            match = super().resolve_request(request)
         if exchange is not None and not turns.opens_stream(match.func):
             exchange.end_turn()
         return match
@@ -210,6 +239,7 @@ class _Exchange:
         "_send",
         "_tasks",
         "_turn",
+        "ahead",
         "gone",
         "inside",
         "keeping",
@@ -236,6 +266,8 @@ class _Exchange:
         self._turn = turn
         #: Whether more clients come than can be served, so that a stream's is refused.
         self.overrun = False
+        #: The request's view, and what middleware says to it, where that is known already.
+        self.ahead: Ahead | None = None
         self._tasks: set[Any] = set()
         self.gone = False
         self.over = False
