@@ -12,7 +12,7 @@ def is_authenticated(user: Any) -> bool:
     return user is not None and bool(user.is_authenticated)
 
 
-def nobody() -> Any:
+def anonymous_user() -> Any:
     """Return DRF's anonymous user: ``AnonymousUser``, unless ``UNAUTHENTICATED_USER`` says otherwise."""
     user: Any = api_settings.UNAUTHENTICATED_USER
     return None if user is None else user()

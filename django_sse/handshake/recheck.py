@@ -11,7 +11,7 @@ from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
-from django_sse.connection.users import is_authenticated, nobody, user_key, user_name
+from django_sse.connection.users import anonymous_user, is_authenticated, user_key, user_name
 
 from .login import login_demanded
 
@@ -78,8 +78,8 @@ def _anew(request: HttpRequest, before: Any) -> HttpRequest:
 def _reloaded(user: Any) -> Any:
     """Return the user as it is in the database now; a user that is not a model's unchanged."""
     if getattr(user, "pk", None) is None or not hasattr(user.__class__, "_default_manager"):
-        return nobody() if user is None else user
-    return user.__class__._default_manager.filter(pk=user.pk).first() or nobody()
+        return anonymous_user() if user is None else user
+    return user.__class__._default_manager.filter(pk=user.pk).first() or anonymous_user()
 
 
 def _key(user: Any) -> Any:

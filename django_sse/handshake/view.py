@@ -31,7 +31,7 @@ from django_sse.topics.hub import get_hub
 from django_sse.topics.orders import ended_since, newest_order
 from django_sse.wire.events import CONTENT_TYPE
 
-from .asking import asks_nobody
+from .inline import can_run_inline
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
 from .login import DemandedByHandshake, login_demanded
 from .page import page_renderers, page_response, shows_page
@@ -169,7 +169,7 @@ class Handshake(APIView, Stream):
             async with get_hub().heeding():
                 orders = newest_order()
                 if not (
-                    asks_nobody(self, request) and self._admit_at_once(request, *args, **kwargs)
+                    can_run_inline(self, request) and self._admit_at_once(request, *args, **kwargs)
                 ):
                     response = await sync_to_async(self._admit)(request, *args, **kwargs)
                     if response is not None:

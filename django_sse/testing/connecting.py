@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 from rest_framework.test import force_authenticate
 
 from django_sse.asgi import ViewHandler
-from django_sse.connection.users import nobody
+from django_sse.connection.users import anonymous_user
 from django_sse.views import SSEView
 
 from .client import MARK, TIMEOUT, StreamClient
@@ -136,6 +136,6 @@ class _TestedView(ViewHandler):
         self._user = user
 
     def fill(self, request: Any) -> None:
-        request.user = nobody() if self._user is None else self._user
+        request.user = anonymous_user() if self._user is None else self._user
         if self._user is not None:
             force_authenticate(request, self._user)

@@ -1,4 +1,4 @@
-"""A handshake that asks nobody needs no thread; any other has one."""
+"""A handshake in which nothing may wait needs no thread; any other has one."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ async def test_who_is_refused_by_an_open_view_gets_its_answer() -> None:
 async def test_a_session_that_is_there_is_loaded_in_a_thread(db: None) -> None:
     from django.contrib.sessions.backends.db import SessionStore  # noqa: PLC0415
 
-    from django_sse.handshake.asking import asks_nobody  # noqa: PLC0415
+    from django_sse.handshake.inline import can_run_inline  # noqa: PLC0415
 
     request = RequestFactory().get("/")
     request.session = SessionStore()
-    assert asks_nobody(Open(), request)
+    assert can_run_inline(Open(), request)
     request.session = SessionStore("a-key-of-a-cookie")
-    assert not asks_nobody(Open(), request)
+    assert not can_run_inline(Open(), request)

@@ -1,4 +1,4 @@
-"""Whether a handshake asks anything that may wait: a database, a cache, or code of the project."""
+"""Whether DRF's part of a handshake can run on the event loop, because nothing in it may wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rest_framework.permissions import AllowAny
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
-# What DRF asks in a handshake. A class with one of its own may do anything in it.
+# The methods that DRF calls in a handshake. A view that overrides one may do anything in it.
 _HOOKS = (
     "check_permissions",
     "check_throttles",
@@ -33,11 +33,12 @@ _HOOKS = (
 _plain: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
-def asks_nobody(view: Any, request: HttpRequest) -> bool:
-    """Return whether the handshake of a view needs no thread: it admits everybody without a look.
+def can_run_inline(view: Any, request: HttpRequest) -> bool:
+    """Return whether DRF's part of a view's handshake needs no thread.
 
-    That is a view without authentication, throttles and versioning, with the permission
-    ``AllowAny`` and without own hooks, asked by GET or HEAD, where no session is to be loaded.
+    This is so for a GET or HEAD of a view without authentication, throttles and versioning, whose
+    permission is ``AllowAny`` and which overrides none of DRF's hooks, if there is no session to
+    load. Nothing of it waits for a database, a cache, or code of the project.
     """
     session = getattr(request, "session", None)
     return (
@@ -47,13 +48,13 @@ def asks_nobody(view: Any, request: HttpRequest) -> bool:
         and view.versioning_class is None
         and view.content_negotiation_class is DefaultContentNegotiation
         and all(it is AllowAny for it in view.permission_classes)
-        and _is_nobody(api_settings.UNAUTHENTICATED_USER)
+        and _is_anonymous(api_settings.UNAUTHENTICATED_USER)
         and (session is None or not session.session_key)
         and _is_plain(type(view))
     )
 
 
-def _is_nobody(user: Any) -> bool:
+def _is_anonymous(user: Any) -> bool:
     # By its name: a project may lack django.contrib.auth, whose models could not be imported.
     return user is None or (
         getattr(user, "__module__", "") == "django.contrib.auth.models"
@@ -64,7 +65,7 @@ def _is_nobody(user: Any) -> bool:
 def _is_plain(cls: type) -> bool:
     plain = _plain.get(cls)
     if plain is None:
-        # The handshake's own negotiation asks nobody.
+        # The handshake's own negotiation does not wait.
         owners = {owner for owner in cls.__mro__ if not owner.__module__.startswith("django_sse.")}
         owners -= set(APIView.__mro__)
         plain = _plain[cls] = not any(name in vars(owner) for owner in owners for name in _HOOKS)
