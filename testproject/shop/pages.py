@@ -93,8 +93,8 @@ class Answer(JobView):
 
 #: What a language model would say.
 ANSWER = (
-    "That is a good question. Cut your connection now, or reload the page. I do not notice, because "
-    "I publish to a topic. When you are back, you get every word that you missed, once, and then the "
+    "That is a good question. Leave now, or reload the page. I do not notice, because I "
+    "publish to a topic. When you are back, you get every word that you missed, once, and then the "
     "rest while I write it. Others can follow this answer at the same address. You can cancel it."
 )
 

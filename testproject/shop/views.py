@@ -24,6 +24,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from django_sse import close_streams, publish
+from django_sse.topics.orders import reports
 
 from . import html, pages, streams
 from .models import Import, Order
@@ -188,14 +189,22 @@ class Break(APIView):
     def post(self, request: Request, what: str) -> Response:
         if what not in ("connection", "stop", "kill"):
             return Response(status=status.HTTP_404_NOT_FOUND)
+        topic = f"page:{request.data.get('page', '')}"
         if what == "connection":
-            close_streams(topic=f"page:{request.data.get('page', '')}")
+            close_streams(topic=topic)
             return Response({"text": "The server closed the streams of this page."})
-        # After the answer: this process is the one that gives it.
+        worker, is_found = worker_of(topic)
+        # After the answer: this process may be the one that gives it.
         number = signal.SIGKILL if what == "kill" else signal.SIGTERM
-        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+        threading.Timer(0.2, os.kill, (worker, number)).start()
         how = "is killed" if what == "kill" else "stops, and tells its clients when to reconnect"
-        text = (
-            f"Worker {os.getpid()} {how}. A new one starts. If your streams stay open, press again."
-        )
-        return Response({"text": text})
+        hint = "" if is_found else " If your streams stay open, press again."
+        return Response({"text": f"Worker {worker} {how}. A new one starts.{hint}"})
+
+
+def worker_of(topic: str) -> tuple[int, bool]:
+    """Return the worker that has a stream of a topic, or this one, and whether one was found."""
+    for report in reports(wait=0.3, streams=True):
+        if any(topic in stream["topics"] for stream in report["streams"]):
+            return int(report["process"].rpartition(":")[2]), True
+    return os.getpid(), False

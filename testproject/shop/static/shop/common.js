@@ -252,7 +252,7 @@ export class Live extends Shown {
       this.onOpen();
     } else if (state === "closed") {
       setState(this.section, !error ? "finished" : error.status ? "refused" : "failed");
-      if (this.options.reconnect !== false) connected(this.section.id, false);
+      if (error && this.options.reconnect !== false) connected(this.section.id, false);
     } else this.isAway(state === "paused" ? "paused" : "reconnecting");
   }
 }
