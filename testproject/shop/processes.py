@@ -59,6 +59,7 @@ class Processes:
                 if process.poll() is not None and not self._stopping:
                     tell(f"{_end(self._commands[index][0], process)} A new one starts.")
                     failures += process.returncode > 0
+                    _close(process)
                     time.sleep(PAUSE)
                     running[index] = self._start(self._commands[index])
                     began = time.monotonic()
@@ -72,6 +73,7 @@ class Processes:
                 tell(f"{process.pid} did not end within {GRACE:g} s, and is killed.")
                 process.kill()
                 process.wait()
+            _close(process)
         return failures < FAILURES
 
     def _stop(self, *_: object) -> None:
@@ -85,6 +87,11 @@ class Processes:
             pass_fds=self._fds,
             start_new_session=True,
         )
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _end(command: str, process: subprocess.Popen[bytes]) -> str:
