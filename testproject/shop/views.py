@@ -106,9 +106,26 @@ class HTMLPage(DemoPage):
 
     template_name = "shop/html.html"
     shown = {
-        "sales": [html.Sales, html.products, html.publish_sale, "shop/sale.html"],
-        "tickets": [html.Tickets, html.publish_ticket, "shop/ticket.html"],
-        "revenue": [html.Revenue, html.totals, html.publish_revenue, "shop/newest.html"],
+        "sales": [
+            html.Sales,
+            html.products,
+            html.publish_sale,
+            "shop/sale.html",
+            "shop/connect_htmx.html",
+        ],
+        "tickets": [
+            html.Tickets,
+            html.publish_ticket,
+            "shop/ticket.html",
+            "shop/connect_turbo.html",
+        ],
+        "revenue": [
+            html.Revenue,
+            html.totals,
+            html.publish_revenue,
+            "shop/newest.html",
+            "shop/connect_datastar.html",
+        ],
     }
 
 

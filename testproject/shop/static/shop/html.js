@@ -15,7 +15,7 @@ onPress("place-order", "order-problem");
 
 // htmx says when it connects, and what arrives.
 const sales = new Shown(at("sales"));
-const htmxStream = at("htmx-stream");
+const htmxStream = sales.section.querySelector("[hx-swap]");
 htmxStream.addEventListener("htmx:after:sse:connection", () => sales.isOpen());
 htmxStream.addEventListener("htmx:before:sse:connection", () => sales.isAway());
 htmxStream.addEventListener("htmx:before:sse:message", ({ detail }) => sales.arrived(detail.message));
@@ -44,7 +44,7 @@ watch();
 const revenue = new Shown(at("revenue"));
 let isOpen = false;
 document.addEventListener("datastar-fetch", ({ detail: { type, el } }) => {
-  if (el.id !== "datastar-stream") return;
+  if (!revenue.section.contains(el)) return;
   if (type.startsWith("datastar-")) {
     if (!isOpen) revenue.isOpen();
     isOpen = true;
