@@ -138,6 +138,34 @@ def test_turbo_carries_out_all_actions(shop: Shop, browser: Browser, packages: P
     expect(rows).to_have_text(["Cup"])
 
 
+def test_datastar_carries_out_all_modes(shop: Shop, browser: Browser, packages: Path) -> None:
+    shop.run("Order.objects.all().delete()\nOrder.objects.create(pk=1, item='Cup', total=1)")
+    page = show(browser, "datastar", packages, f"http://127.0.0.1:{shop.port}")
+    rows = page.locator("#rows > tr")
+    expect(rows).to_have_count(1)
+    shop.run(
+        "row = lambda pk, text: format_html('<tr id=\"order-{}\"><td>{}</td></tr>', pk, text)\n"
+        "def put(*args): publish('datastar-rows', datastar.patch_elements(*args))\n"
+        "put(row(2, 'first'), '#rows', 'prepend')\n"
+        "put(row(3, 'last'), '#rows', 'append')\n"
+        "put(row(4, 'before'), '#order-1', 'before')\n"
+        "put(row(5, 'after'), '#order-1', 'after')\n"
+        "put(row(6, 'gone'), '#order-1', 'after')\n"
+        "put(format_html('<td>{}</td>', '<new>'), '#order-1', 'inner')\n"
+        "put(row(4, 'outer'))\n"
+        "put(row(5, 'replaced'), '#order-5', 'replace')\n"
+        "publish('datastar-rows', datastar.remove_elements('#order-6'))"
+    )
+    expect(rows).to_have_text(["first", "outer", "<new>", "replaced", "last"])
+    shop.run(
+        "publish('datastar-rows', datastar.patch_signals({'changed': '<b>'}))\n"
+        "publish('datastar-rows', datastar.from_datastar("
+        "ServerSentEventGenerator.execute_script('document.title = \"run\"')))"
+    )
+    expect(page.locator("p")).to_have_text("<b>")
+    expect(page).to_have_title("run")
+
+
 @pytest.mark.parametrize("name", ["htmx2", "htmx4"])
 def test_htmx_swaps_at_every_place(name: str, shop: Shop, browser: Browser, packages: Path) -> None:
     shop.run("Order.objects.all().delete()\nOrder.objects.create(pk=1, item='Cup', total=1)")
