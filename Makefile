@@ -26,7 +26,7 @@ help: ## say what there is
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT), WORKERS=$(WORKERS) (tests at once)"
 
 demo: $(VENV)/.demo ## serve the demo shop
-	@$(BIN)/python manage.py demo --port $(PORT)
+	@DJANGO_SSE_SHARED=1 $(BIN)/python manage.py demo --port $(PORT)
 
 # Most tests wait for servers, so more of them run at once than most machines have cores to spare.
 # What was measured is shown also where a test has failed; the result is that of the tests.

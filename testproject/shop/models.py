@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -78,3 +79,9 @@ class Order(models.Model):
 
     def __str__(self) -> str:
         return f"Order {self.pk}"
+
+    @property
+    def next_status(self) -> str | None:
+        """What follows the status; ``None`` after the last one."""
+        statuses = [it.value for it in self.Status]
+        return dict(pairwise(statuses)).get(self.status)

@@ -8,13 +8,11 @@ from collections.abc import AsyncIterator
 from typing import TypedDict
 
 from django.contrib.auth.models import User
-from django.db.models import Count, QuerySet, Sum
 from rest_framework.permissions import IsAuthenticated
 
 from django_sse import JobView, ServerSentEvent, SSEView, Topic, apresence
-from django_sse.contrib.htmx import oob
 
-from .models import Import, Product
+from .models import Import
 from .serializers import PromptSerializer
 
 
@@ -31,7 +29,7 @@ class OnPage(SSEView):
 
 
 class Price(TypedDict):
-    """What something costs now, and how many changes there were so far."""
+    """What something costs now. ``number`` counts the changes of all prices."""
 
     name: str
     price: float
@@ -46,7 +44,7 @@ PRICES = Topic("prices", events={"price": Price})
 
 
 class Prices(OnPage):
-    """Thousands of changes a second; a client that cannot keep up gets the newest of each name."""
+    """Thousands of changes a second. A slow client gets the newest price of each name."""
 
     topics = [PRICES]
     overflow = "latest"  # of each key, which publish() was given
@@ -60,7 +58,7 @@ class Prices(OnPage):
 
 
 class Imports(OnPage):
-    """A job's progress: the page may be loaded again, and the server may restart."""
+    """The progress of jobs, which a reload or a restart of the server does not stop."""
 
     topics = [Topic("imports", events={"progress": Import})]
     authentication_classes = []
@@ -79,7 +77,7 @@ class Word(TypedDict):
 
 
 class Answer(JobView):
-    """An answer that goes on without its client, which comes back and gets the rest, word by word."""
+    """An answer that continues without its client, which returns and gets the rest."""
 
     authentication_classes = []
     permission_classes = []
@@ -95,28 +93,27 @@ class Answer(JobView):
 
 #: What a language model would say.
 ANSWER = (
-    "That is a good question, and I take my time for it. Cut your connection now, or load the page "
-    "again: I do not notice, because I speak to a topic and not to you. When you are back, you get "
-    "what you have missed, every word once, and then the rest as I say it. Somebody else may listen "
-    "meanwhile, under the same address. And whoever has heard enough can cancel me."
+    "That is a good question. Leave now, or reload the page. I do not notice, because I "
+    "publish to a topic. When you are back, you get every word that you missed, once, and then the "
+    "rest while I write it. Others can follow this answer at the same address. You can cancel it."
 )
 
 
 class Member(TypedDict):
-    """Somebody who is here."""
+    """A user who is here."""
 
     user: str
     name: str
 
 
 class Note(TypedDict):
-    """Something for one user."""
+    """A notification for one user."""
 
     text: str
 
 
 class Team(OnPage):
-    """Who is here, and what the logged-in user is told: one stream, two topics."""
+    """Who is here, and the user's own notifications: one stream, two topics."""
 
     permission_classes = [IsAuthenticated]
     presence = True  # publishes join and leave
@@ -134,19 +131,3 @@ class Team(OnPage):
         async for user in User.objects.filter(pk__in=[*here, self.user.pk]).order_by("username"):
             member = {"user": str(user.pk), "name": user.get_username()}
             await self.send(member, event="member")
-
-
-class Sales(OnPage):
-    """A table that htmx keeps up to date: HTML, swapped by id."""
-
-    topics = [Topic("sales", events={None: str})]
-    authentication_classes = []
-    permission_classes = []
-
-    async def snapshot(self) -> None:
-        await self.send_template("shop/sales.html", {"products": self.products()}, wrap=oob)
-
-    @staticmethod
-    def products() -> QuerySet[Product]:
-        sold = {"count": Count("orders"), "revenue": Sum("orders__total")}
-        return Product.objects.annotate(**sold).order_by("name")

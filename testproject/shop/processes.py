@@ -9,12 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-MANAGE = "manage.py"
+MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
 #: Seconds that processes have to end, between two looks at them, and before one is started again.
 GRACE = 4.0
 LOOK = 0.1
 PAUSE = 0.5
+
+#: How often a process may fail within how many seconds after a start.
+FAILURES = 5
+QUICK = 10.0
 
 
 def end_with_parent() -> None:
@@ -36,21 +41,28 @@ class Processes:
         self._fds = fds
         self._stopping = False
 
-    def run(self, tell: Callable[[str], None]) -> None:
-        """Run all until SIGTERM or SIGINT; ``tell`` is called with what happens."""
+    def run(self, tell: Callable[[str], None]) -> bool:
+        """Run all until SIGTERM or SIGINT; ``tell`` is called with what happens.
+
+        Returns ``False`` if it gave up, as processes ended as soon as they were started.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         running = [self._start(it) for it in self._commands]
-        while not self._stopping:
+        began = time.monotonic()
+        failures = 0  # one after the other
+        while not self._stopping and failures < FAILURES:
             time.sleep(LOOK)
+            if time.monotonic() - began > QUICK:
+                failures = 0
             for index, process in enumerate(running):
                 if process.poll() is not None and not self._stopping:
-                    name = self._commands[index][0]
-                    tell(
-                        f"{name} {process.pid} ended ({process.returncode}): another one is started."
-                    )
+                    tell(f"{_end(self._commands[index][0], process)} A new one starts.")
+                    failures += process.returncode > 0
+                    _close(process)
                     time.sleep(PAUSE)
                     running[index] = self._start(self._commands[index])
+                    began = time.monotonic()
         for process in running:
             process.terminate()
         deadline = time.monotonic() + GRACE
@@ -61,6 +73,8 @@ class Processes:
                 tell(f"{process.pid} did not end within {GRACE:g} s, and is killed.")
                 process.kill()
                 process.wait()
+            _close(process)
+        return failures < FAILURES
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -73,3 +87,15 @@ class Processes:
             pass_fds=self._fds,
             start_new_session=True,
         )
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _end(command: str, process: subprocess.Popen[bytes]) -> str:
+    name = {"demo_worker": "Worker", "backstage": "Background process"}.get(command, command)
+    if process.returncode < 0:
+        return f"{name} {process.pid} was ended by {signal.Signals(-process.returncode).name}."
+    return f"{name} {process.pid} ended with status {process.returncode}."

@@ -8,11 +8,10 @@ from django.conf import settings
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 
-from django_sse import publish, publish_template
-from django_sse.contrib.htmx import oob
+from django_sse import publish
 
+from .html import publish_revenue, publish_sale, publish_ticket
 from .models import Order
-from .pages import Sales
 
 
 @receiver(post_save, sender=Order)
@@ -24,9 +23,9 @@ def publish_order(sender: type[Order], instance: Order, created: bool, **kwargs:
 
 
 @receiver(post_save, sender=Order)
-def publish_sale(sender: type[Order], instance: Order, **kwargs: Any) -> None:
-    """Publish the row of the table of sales that an order changes, as HTML."""
+def publish_html(sender: type[Order], instance: Order, **kwargs: Any) -> None:
+    """Publish what an order changes in the tables of the page "HTML"."""
     if kwargs["raw"] or not settings.HAS_DEMO_PAGES:
         return
-    product = Sales.products().get(pk=instance.product_id)
-    publish_template("sales", "shop/sale.html", {"product": product}, wrap=oob)
+    for publish_part in (publish_sale, publish_ticket, publish_revenue):
+        publish_part(instance)

@@ -6,11 +6,13 @@ from django.urls import path
 
 from django_sse import sse_path
 
-from .pages import Answer, Imports, Prices, Sales, Team
+from .html import Revenue, Sales, Tickets
+from .pages import Answer, Imports, Prices, Team
 from .streams import Clock, Generate, Orders, Serialization
 from .views import (
     Break,
     CancelImport,
+    HTMLPage,
     LivePage,
     MarketPage,
     Notify,
@@ -18,6 +20,7 @@ from .views import (
     StartImport,
     TeamPage,
     WorkPage,
+    advance,
 )
 
 urlpatterns = [
@@ -43,7 +46,11 @@ if settings.HAS_DEMO_PAGES:
         path("work/imports/<int:pk>/cancel/", CancelImport.as_view(), name="cancel-import"),
         path("team/", TeamPage.as_view(), name="team"),
         sse_path("team/stream/", Team, name="team-stream"),
-        sse_path("team/sales/", Sales, name="sales"),
         path("team/notify/", Notify.as_view(), name="notify"),
+        path("html/", HTMLPage.as_view(), name="html"),
+        sse_path("html/sales/", Sales, name="sales"),
+        sse_path("html/tickets/", Tickets, name="tickets"),
+        sse_path("html/revenue/", Revenue, name="revenue"),
+        path("html/tickets/<int:pk>/advance/", advance, name="advance"),
         path("break/<str:what>/", Break.as_view(), name="break"),
     ]

@@ -7,12 +7,15 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.shortcuts import get_object_or_404
+from django.template.loader import get_template
+from django.views.decorators.http import require_POST
 from django.views.generic import TemplateView
 from rest_framework import serializers, status
 from rest_framework.permissions import IsAuthenticated
@@ -21,9 +24,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from django_sse import close_streams, publish
+from django_sse.topics.orders import reports
 
-from . import pages, streams
-from .models import Import
+from . import html, pages, streams
+from .models import Import, Order
 from .ordering import place_random_order
 from .serializers import ImportSerializer, OrderSerializer
 
@@ -37,7 +41,7 @@ except ImportError:  # The demo runs without drf-spectacular, too.
 
 def pages_of_demo(request: HttpRequest) -> dict[str, Any]:
     """Return the pages between which all pages link; the further ones need `make demo`."""
-    further = [("market", "Market"), ("work", "Work"), ("team", "Team")]
+    further = [("market", "Market"), ("work", "Work"), ("team", "Team"), ("html", "HTML")]
     return {"pages": [("live", "Orders"), *(further if settings.HAS_DEMO_PAGES else [])]}
 
 
@@ -45,18 +49,27 @@ class LivePage(TemplateView):
     """A page on which streams' events arrive, and beside each the code that makes it."""
 
     template_name = "shop/live.html"
-    shown: ClassVar[dict[str, type]] = {
-        "orders": streams.Orders,
-        "clock": streams.Clock,
-        "generate": streams.Generate,
-        "serialization": streams.Serialization,
+    #: What the page shows the source of: objects of Python, and the names of templates.
+    shown: ClassVar[dict[str, Sequence[Any]]] = {
+        "orders": [streams.Orders],
+        "clock": [streams.Clock],
+        "generate": [streams.Generate],
+        "serialization": [streams.Serialization],
     }
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         """Add the source of what the page shows, from the very files."""
-        sources = {name: inspect.getsource(it) for name, it in self.shown.items()}
+        sources = {name: "\n\n".join(map(source, parts)) for name, parts in self.shown.items()}
         # The demo's login is no secret while DEBUG is on, and does not exist elsewhere.
         return super().get_context_data(sources=sources, debug=settings.DEBUG, **kwargs)
+
+
+def source(part: Any) -> str:
+    """Return the source of a class or function, or of a template by its name."""
+    if isinstance(part, str):
+        template: Any = get_template(part)
+        return f"{{# {part} #}}\n{template.template.source}"
+    return inspect.getsource(part)
 
 
 class DemoPage(LivePage):
@@ -71,21 +84,49 @@ class MarketPage(DemoPage):
     """Prices."""
 
     template_name = "shop/market.html"
-    shown: ClassVar[dict[str, type]] = {"prices": pages.Prices}
+    shown = {"prices": [pages.Prices]}
 
 
 class WorkPage(DemoPage):
     """A long job, and an answer that outlives its connection."""
 
     template_name = "shop/work.html"
-    shown: ClassVar[dict[str, type]] = {"imports": pages.Imports, "answer": pages.Answer}
+    shown = {"imports": [pages.Imports], "answer": [pages.Answer]}
 
 
 class TeamPage(DemoPage):
-    """Who is here, and a table for htmx."""
+    """Who is here, and what the logged-in user is told."""
 
     template_name = "shop/team.html"
-    shown: ClassVar[dict[str, type]] = {"team": pages.Team, "sales": pages.Sales}
+    shown = {"team": [pages.Team]}
+
+
+class HTMLPage(DemoPage):
+    """HTML over the wire, for htmx, Turbo and Datastar."""
+
+    template_name = "shop/html.html"
+    shown = {
+        "sales": [
+            html.Sales,
+            html.products,
+            html.publish_sale,
+            "shop/sale.html",
+            "shop/connect_htmx.html",
+        ],
+        "tickets": [
+            html.Tickets,
+            html.publish_ticket,
+            "shop/ticket.html",
+            "shop/connect_turbo.html",
+        ],
+        "revenue": [
+            html.Revenue,
+            html.totals,
+            html.publish_revenue,
+            "shop/newest.html",
+            "shop/connect_datastar.html",
+        ],
+    }
 
 
 class RefusalSerializer(serializers.Serializer):
@@ -113,6 +154,18 @@ class PlaceOrder(APIView):
         return Response(OrderSerializer(order).data, status=status.HTTP_201_CREATED)
 
 
+@require_POST
+def advance(request: HttpRequest, pk: int) -> HttpResponse:
+    """Give an order its next status, until it is shipped."""
+    if not request.user.is_authenticated:
+        return HttpResponseForbidden()
+    order = get_object_or_404(Order.objects.select_related("customer", "product"), pk=pk)
+    if order.next_status is not None:
+        order.status = order.next_status
+        order.save(update_fields=["status"])
+    return HttpResponse(status=204)  # What changes arrives through the stream.
+
+
 class StartImport(APIView):
     """Begin an import, which ``manage.py backstage`` works on."""
 
@@ -133,29 +186,42 @@ class CancelImport(APIView):
 
 
 class Notify(APIView):
-    """Tell every user something of their own."""
+    """Send every user a notification of their own."""
 
     permission_classes = [IsAuthenticated]
 
     @extend_schema(request=None, responses={204: None, 403: RefusalSerializer})
     def post(self, request: Request) -> Response:
         for user in User.objects.filter(is_active=True):
-            text = "You rang." if user == request.user else f"{request.user} rings."
+            text = (
+                "You notified everyone." if user == request.user else f"{request.user} says hello."
+            )
             publish(f"user:{user.pk}", {"text": text}, event="note")
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class Break(APIView):
-    """Break something, so that everybody sees it heal; in ``make demo`` alone."""
+    """Break something, so that people see it heal. Only ``make demo`` has it."""
 
     def post(self, request: Request, what: str) -> Response:
         if what not in ("connection", "stop", "kill"):
             return Response(status=status.HTTP_404_NOT_FOUND)
+        topic = f"page:{request.data.get('page', '')}"
         if what == "connection":
-            close_streams(topic=f"page:{request.data.get('page', '')}")
-            return Response({"text": "The server has cut the streams of this page."})
-        # After the answer: this process is the one that gives it.
+            close_streams(topic=topic)
+            return Response({"text": "The server closed the streams of this page."})
+        worker, is_found = worker_of(topic)
+        # After the answer: this process may be the one that gives it.
         number = signal.SIGKILL if what == "kill" else signal.SIGTERM
-        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
-        how = "is killed" if what == "kill" else "stops, and tells its clients when to come back"
-        return Response({"text": f"Worker {os.getpid()} {how}. Another one is started."})
+        threading.Timer(0.2, os.kill, (worker, number)).start()
+        how = "is killed" if what == "kill" else "stops, and tells its clients when to reconnect"
+        hint = "" if is_found else " If your streams stay open, press again."
+        return Response({"text": f"Worker {worker} {how}. A new one starts.{hint}"})
+
+
+def worker_of(topic: str) -> tuple[int, bool]:
+    """Return the worker that has a stream of a topic, or this one, and whether one was found."""
+    for report in reports(wait=0.3, streams=True):
+        if any(topic in stream["topics"] for stream in report["streams"]):
+            return int(report["process"].rpartition(":")[2]), True
+    return os.getpid(), False

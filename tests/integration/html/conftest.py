@@ -30,7 +30,8 @@ django.setup()
 
 from django.utils.html import format_html
 from django_sse import publish
-from django_sse.contrib import turbo
+from datastar_py import ServerSentEventGenerator
+from django_sse.contrib import datastar, turbo
 from django_sse.contrib.htmx import oob
 from shop import datastar_rows, htmx_rows, turbo_rows
 from shop.models import Order

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.docs.pages import ROOT
 from tests.support.cutting import CuttingProxy
 
 from .conftest import Browser, Shop
+
+#: Datastar 1.0 is not on npm: the demo has it.
+VENDOR = ROOT / "testproject" / "shop" / "static" / "shop" / "vendor"
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ LIBRARIES = {
         "htmx_rows", {"htmx.js": "htmx4/dist/htmx.js", "hx-sse.js": "htmx4/dist/ext/hx-sse.js"}
     ),
     "turbo": Library("turbo_rows", {"turbo.js": "@hotwired/turbo/dist/turbo.es2017-esm.js"}),
-    "datastar": Library("datastar_rows"),
+    "datastar": Library("datastar_rows", {"datastar.js": str(VENDOR / "datastar.js")}),
 }
 
 
@@ -38,22 +43,8 @@ def show(browser: Browser, name: str, packages: Path, url: str) -> Page:
     """Show a library's page."""
     library, page = LIBRARIES[name], browser.page
     browser.scripts = {script: packages / path for script, path in library.scripts.items()}
-    if name == "datastar":
-        bundle = os.environ.get("DATASTAR_JS")
-        if not bundle:
-            pytest.skip("Datastar 1.0 is not on npm: DATASTAR_JS is the path of its bundle.")
-        browser.scripts["datastar.js"] = Path(bundle)
-        if "v1.0.0-RC.5" in Path(bundle).read_text(encoding="utf-8")[:100]:
-            page.route("**/datastar/", _with_old_names)
     page.goto(f"{url}/{name}/")
     return page
-
-
-def _with_old_names(route: Route) -> None:
-    text = route.fetch().text()
-    assert "data-init" in text
-    text = text.replace("data-init", "data-on-load").replace("data-signals:", "data-signals-")
-    route.fulfill(body=text, content_type="text/html")
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -98,11 +89,11 @@ def test_table_is_kept_up_to_date_and_heals(
         expect(rows).to_have_text(["Missed"])
 
 
-@pytest.mark.parametrize("name", ["htmx2", "turbo"])
+@pytest.mark.parametrize("name", ["htmx2", "turbo", "datastar"])
 def test_page_connects_again_after_an_http_error(
     name: str, shop: Shop, browser: Browser, packages: Path
 ) -> None:
-    """A browser's ``EventSource`` gives up then."""
+    """A browser's ``EventSource`` gives up then, and so does Datastar by default."""
     shop.run("Order.objects.all().delete()\nOrder.objects.create(pk=1, item='Cup', total=1)")
     answers = [502, 502]
 
@@ -112,10 +103,22 @@ def test_page_connects_again_after_an_http_error(
         else:
             route.continue_()
 
-    browser.page.route("**/events/", refuse)
+    browser.page.route("**/events/**", refuse)
     page = show(browser, name, packages, f"http://127.0.0.1:{shop.port}")
     expect(page.locator("#rows > tr > td")).to_have_text(["Cup"])
     assert answers == []
+
+
+def test_the_files_of_the_demo_are_those_of_their_projects(packages: Path) -> None:
+    named = re.findall(
+        r"^\| `(\S+)` .*`([0-9a-f]{64})` \|$", (VENDOR / "README.md").read_text(), re.MULTILINE
+    )
+    assert sorted(name for name, _ in named) == sorted(it.name for it in VENDOR.glob("*.js"))
+    for name, digest in named:
+        assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == digest
+        assert (VENDOR / name).with_suffix(".LICENSE").exists()
+    turbo = packages / LIBRARIES["turbo"].scripts["turbo.js"]
+    assert (VENDOR / "turbo.js").read_bytes() == turbo.read_bytes()
 
 
 def test_turbo_carries_out_all_actions(shop: Shop, browser: Browser, packages: Path) -> None:
@@ -133,6 +136,34 @@ def test_turbo_carries_out_all_actions(shop: Shop, browser: Browser, packages: P
     expect(rows).to_have_text(["first", "before", "<new>", "morphed"])
     shop.run("publish('turbo-rows', turbo.refresh())")
     expect(rows).to_have_text(["Cup"])
+
+
+def test_datastar_carries_out_all_modes(shop: Shop, browser: Browser, packages: Path) -> None:
+    shop.run("Order.objects.all().delete()\nOrder.objects.create(pk=1, item='Cup', total=1)")
+    page = show(browser, "datastar", packages, f"http://127.0.0.1:{shop.port}")
+    rows = page.locator("#rows > tr")
+    expect(rows).to_have_count(1)
+    shop.run(
+        "row = lambda pk, text: format_html('<tr id=\"order-{}\"><td>{}</td></tr>', pk, text)\n"
+        "def put(*args): publish('datastar-rows', datastar.patch_elements(*args))\n"
+        "put(row(2, 'first'), '#rows', 'prepend')\n"
+        "put(row(3, 'last'), '#rows', 'append')\n"
+        "put(row(4, 'before'), '#order-1', 'before')\n"
+        "put(row(5, 'after'), '#order-1', 'after')\n"
+        "put(row(6, 'gone'), '#order-1', 'after')\n"
+        "put(format_html('<td>{}</td>', '<new>'), '#order-1', 'inner')\n"
+        "put(row(4, 'outer'))\n"
+        "put(row(5, 'replaced'), '#order-5', 'replace')\n"
+        "publish('datastar-rows', datastar.remove_elements('#order-6'))"
+    )
+    expect(rows).to_have_text(["first", "outer", "<new>", "replaced", "last"])
+    shop.run(
+        "publish('datastar-rows', datastar.patch_signals({'changed': '<b>'}))\n"
+        "publish('datastar-rows', datastar.from_datastar("
+        "ServerSentEventGenerator.execute_script('document.title = \"run\"')))"
+    )
+    expect(page.locator("p")).to_have_text("<b>")
+    expect(page).to_have_title("run")
 
 
 @pytest.mark.parametrize("name", ["htmx2", "htmx4"])

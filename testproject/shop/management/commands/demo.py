@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import socket
 import sys
+import tempfile
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
+from django_sse.exceptions import PublishFailed
 from testproject.shop.processes import Processes
 
+DATABASE = Path(settings.DATABASES["default"]["NAME"]).absolute()
 PORTS_TRIED = 100
 
 
@@ -37,37 +47,73 @@ class Command(BaseCommand):
             # settings are read already: begin again, with others.
             os.environ["DJANGO_SSE_SHARED"] = "1"
             os.execv(sys.executable, [sys.executable, *sys.argv])
-        call_command("migrate", interactive=False, verbosity=0)
-        call_command("sampledata", stdout=self.stdout)
         wanted = options["port"]
         port = free_port(wanted)
-        if port != wanted:
-            self.stdout.write(f"Port {wanted} is taken, so this is port {port}.")
-        has_openapi = apps.is_installed("drf_spectacular")
-        self.stdout.write(
-            self.style.SUCCESS(f"\n  The shop:  http://127.0.0.1:{port}/\n")
-            + f"  The admin: http://127.0.0.1:{port}/admin/\n"
-            + (f"  Its API:   http://127.0.0.1:{port}/api/docs/\n" if has_openapi else "")
-            + "  Log in as: demo, password demo (or ada, password ada)\n"
-            + "  First:     log in, place an order, and watch it arrive in a second window.\n"
-            + "             Then open Market, Work and Team, and press what breaks things.\n"
-            + "  Try also:  "
-            + f"curl -N http://127.0.0.1:{port}/clock/\n"
-            + f"             curl -N http://127.0.0.1:{port}/serialization/\n"
-            + "             curl -N -H 'Content-Type: application/json' "
-            + f'-d \'{{"prompt": "to be or not to be"}}\' http://127.0.0.1:{port}/generate/\n'
+        try:
+            with only_demo(f"http://127.0.0.1:{port}/"):
+                self._prepare()
+                if port != wanted:
+                    self.stdout.write(f"Port {wanted} is taken, so this is port {port}.")
+                self._serve(port, options["workers"])
+        except KeyboardInterrupt:
+            self._tell("Stopped.")
+
+    def _prepare(self) -> None:
+        try:
+            call_command("migrate", interactive=False, verbosity=0)
+            call_command("sampledata", stdout=StringIO())
+        except DatabaseError as error:
+            raise CommandError(
+                f"The database {DATABASE} cannot be used: {error}. Move it away, or name another: "
+                "DJANGO_SSE_DB=other.sqlite3 make demo"
+            ) from error
+        except PublishFailed as error:
+            raise CommandError(str(error)) from error
+
+    def _serve(self, port: int, workers: int) -> None:
+        address = f"http://127.0.0.1:{port}/"
+        pages = ["admin/", *(["api/docs/"] if apps.is_installed("drf_spectacular") else [])]
+        self._tell(
+            self.style.SUCCESS(f"\n  The shop:   {address}\n")
+            + "  Log in as:  demo, password demo (in another browser: ada, password ada)\n"
+            + "  Try first:  1. Log in, place an order, and watch it arrive in a second window.\n"
+            + "              2. Market: slow your client down, and watch the timeline.\n"
+            + "              3. Work: start an import, and kill a worker.\n"
+            + "              4. HTML: place an order, and watch htmx, Turbo and Datastar.\n"
+            + f"  See also:   {' '.join(address + it for it in pages)}\n"
+            + f"              curl -N {address}clock/\n"
+            + "  To stop:    press Ctrl+C\n"
         )
-        self.stdout.flush()
         with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
-            # The kernel holds little for each client, so that a slow one is soon noticed.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
             server = ["demo_worker", "--fd", str(listener.fileno())]
-            commands = [server] * max(1, options["workers"]) + [["backstage"]]
-            Processes(commands, [listener.fileno()]).run(self._tell)
+            commands = [server] * max(1, workers) + [["backstage"]]
+            if not Processes(commands, [listener.fileno()]).run(self._tell):
+                raise CommandError("A process ends whenever it is started. Its error is above.")
+        self._tell("Stopped.")
 
     def _tell(self, text: str) -> None:
         self.stdout.write(text)
         self.stdout.flush()
+
+
+@contextmanager
+def only_demo(address: str) -> Iterator[None]:
+    """Raise ``CommandError`` where another demo uses the same database: jobs would be done twice."""
+    name = hashlib.sha256(f"{os.getuid()} {DATABASE}".encode()).hexdigest()[:16]
+    # The lock ends with this process, and the file stays. Processes that it starts do not have it.
+    with (Path(tempfile.gettempdir()) / f"django-sse-demo-{name}.lock").open("a+") as lock:
+        lock.seek(0)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(
+                f"The demo runs already: {lock.read()}. Stop it first, or name another database "
+                "for this one: DJANGO_SSE_DB=other.sqlite3 make demo"
+            ) from None
+        lock.truncate()
+        lock.write(address)
+        lock.flush()
+        yield
 
 
 def free_port(wanted: int) -> int:

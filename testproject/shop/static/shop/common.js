@@ -45,101 +45,170 @@ export function addTo(list, item, { kept = ROWS_KEPT, first = true } = {}) {
   if (!calm.matches) item.classList.add("arriving");
 }
 
-// The timeline: a lane for each stream, a mark for each event, and a band while there is no connection.
+// The timeline: a lane for each stream, a bar for the events of a fifth of a second, and a band while
+// there is no connection. Counts are kept and not events, of which thousands may come each second.
 
 const canvas = document.getElementById("timeline");
 const MINUTE = 60_000;
-const LATE = 1500; // milliseconds after which an event has been replayed
-const MARKS = 4000;
+const SLOT = 200; // milliseconds
+const SKEW = 20; // milliseconds that the clocks of server and browser may differ
+const KINDS = ["sent", "replayed", "missed", "skipped", "reset"];
 const lanes = new Map();
+const pressed = []; // when a button broke something
 
 function lane(name) {
-  if (!lanes.has(name)) lanes.set(name, { marks: [], away: [], since: null });
+  if (!lanes.has(name)) lanes.set(name, { slots: new Map(), away: [], since: null, opened: 0 });
   return lanes.get(name);
 }
 
-function mark(name, event, id) {
-  const now = Date.now();
-  // The ids of topics begin with the milliseconds at which they were published.
-  const sent = /^(\d{13})-\d+$/.exec(id)?.[1];
-  let kind = "live";
-  if (event === "reset") kind = "reset";
-  else if (sent && now - sent > LATE && now - sent < MINUTE && lane(name).opened > 1) kind = "replayed";
-  const { marks } = lane(name);
-  marks.push({ at: now, kind });
-  if (kind === "replayed") marks.push({ at: Number(sent), kind: "missed" });
-  if (marks.length > MARKS) marks.splice(0, marks.length - MARKS);
+function count(name, kind, at = Date.now(), number = 1) {
+  const { slots } = lane(name);
+  const slot = Math.floor(at / SLOT);
+  if (!slots.has(slot)) slots.set(slot, Object.fromEntries(KINDS.map((it) => [it, 0])));
+  slots.get(slot)[kind] += number;
 }
+
+function mark(name, event, id) {
+  const its = lane(name);
+  // The ids of topics begin with the milliseconds at which they were published.
+  const published = Number(/^(\d{13})-\d+$/.exec(id)?.[1] ?? NaN);
+  if (event === "reset") count(name, "reset");
+  else if (its.opened > 1 && published < its.openedAt - SKEW && Date.now() - published < MINUTE) {
+    count(name, "replayed");
+    count(name, "missed", published);
+  } else count(name, "sent");
+}
+
+// Events that the server has left out, as newer ones were there.
+export const markSkipped = (name, number) => count(name, "skipped", Date.now(), number);
+
+// A line through all lanes, where a button was pressed.
+export const markPressed = () => pressed.push(Date.now());
 
 function connected(name, isOpen) {
   const its = lane(name);
-  if (isOpen) its.opened = (its.opened ?? 0) + 1;
-  if (isOpen && its.since !== null) {
-    its.away.push([its.since, Date.now()]);
+  if (isOpen) {
+    its.opened += 1;
+    its.openedAt = Date.now();
+    if (its.since !== null) its.away.push([its.since, its.openedAt]);
     its.since = null;
-  } else if (!isOpen && its.since === null) its.since = Date.now();
+  } else its.since ??= Date.now();
 }
 
 function draw() {
   const now = Date.now();
   const scale = devicePixelRatio || 1;
-  const names = [...lanes.keys()];
-  const height = 26;
-  canvas.style.height = `${Math.max(1, names.length) * height}px`;
+  const height = 28;
+  canvas.style.height = `${Math.max(1, lanes.size) * height}px`;
   canvas.width = canvas.clientWidth * scale;
   canvas.height = canvas.clientHeight * scale;
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
-  const colors = { live: color("--green"), replayed: color("--amber"), missed: color("--amber"), reset: color("--red") };
-  const left = 96;
+  const [green, amber, red, blue] = ["--green", "--amber", "--red", "--blue"].map(color);
+  const left = canvas.clientWidth < 500 ? 68 : 96;
   const width = canvas.clientWidth - left - 6;
   const x = (at) => left + width * (1 - (now - at) / MINUTE);
+  const total = Object.fromEntries(KINDS.map((it) => [it, 0]));
   context.font = "12px system-ui, sans-serif";
-  names.forEach((name, index) => {
-    const its = lanes.get(name);
-    const middle = index * height + height / 2;
+  let middle = height / 2;
+  for (const [name, its] of lanes) {
     context.fillStyle = color("--soft");
-    context.fillText(name, 0, middle + 4, left - 10);
+    context.fillText(name, 0, middle + 4, left - 8);
     context.fillStyle = color("--line");
     context.fillRect(left, middle, width, 1);
     its.away = its.away.filter(([, until]) => now - until < MINUTE);
     context.fillStyle = color("--away");
     for (const [since, until] of [...its.away, ...(its.since === null ? [] : [[its.since, now]])]) {
       const from = Math.max(left, x(since));
-      context.fillRect(from, middle - 10, Math.max(2, x(until) - from), 20);
+      context.fillRect(from, middle - 11, Math.max(2, x(until) - from), 22);
     }
-    its.marks = its.marks.filter(({ at }) => now - at < MINUTE);
-    let last = null;
-    for (const { at, kind } of its.marks) {
-      const place = Math.round(x(at));
-      if (kind === "live" && place === last) continue; // Thousands of events are one line.
-      last = place;
-      context.fillStyle = context.strokeStyle = colors[kind];
-      context.beginPath();
-      if (kind === "missed") {
+    const bar = (place, number, direction, fill) => {
+      if (!number) return;
+      const size = direction * Math.min(13, 9 + 1.5 * Math.log10(number));
+      context.fillStyle = fill;
+      context.fillRect(place - 1.5, middle, 3, size);
+    };
+    for (const [slot, counts] of its.slots) {
+      if (now - slot * SLOT > MINUTE) {
+        its.slots.delete(slot);
+        continue;
+      }
+      for (const kind of KINDS) total[kind] += counts[kind];
+      const place = Math.round(x((slot + 1) * SLOT));
+      bar(place, counts.sent, -1, green);
+      bar(place, counts.replayed, -1, amber);
+      bar(place, counts.skipped, 1, blue);
+      if (counts.missed) {
+        context.strokeStyle = amber;
+        context.beginPath();
         context.arc(place, middle, 3.5, 0, 7);
         context.stroke();
-      } else {
-        context.rect(place - 1.5, middle - (kind === "reset" ? 10 : 6), 3, kind === "reset" ? 20 : 12);
-        context.fill();
+      }
+      if (counts.reset) {
+        context.fillStyle = red;
+        context.fillRect(place - 1.5, middle - 12, 3, 24);
       }
     }
-  });
-  const count = (kind) => names.reduce((sum, it) => sum + lanes.get(it).marks.filter((m) => m.kind === kind).length, 0);
-  canvas.setAttribute("aria-label", `The last minute: ${count("live")} events sent, ${count("replayed")} replayed, ${count("reset")} resets`);
+    middle += height;
+  }
+  while (pressed.length && now - pressed[0] > MINUTE) pressed.shift();
+  context.strokeStyle = color("--text");
+  context.setLineDash([2, 3]);
+  for (const at of pressed) {
+    context.beginPath();
+    context.moveTo(Math.round(x(at)) + 0.5, 0);
+    context.lineTo(Math.round(x(at)) + 0.5, lanes.size * height);
+    context.stroke();
+  }
+  canvas.setAttribute(
+    "aria-label",
+    `The last minute: ${total.sent} events sent, ${total.replayed} replayed, ${total.skipped} left out, ${total.reset} resets`,
+  );
 }
 
-if (canvas) setInterval(draw, 250);
+if (canvas) setInterval(draw, SLOT);
 
-// A section with the state of its stream, and the numbers of what has arrived.
-export class Live {
-  constructor(section, handlers, { options = {}, onEvent = () => {}, onOpen = () => {}, address } = {}) {
+// A section that shows the state of its stream, and the numbers of what has arrived.
+export class Shown {
+  constructor(section) {
     this.section = section;
+    this.count = 0;
+    this.opened = 0;
+  }
+
+  show(name, text) {
+    const place = find(this.section, name);
+    if (place) place.textContent = text;
+  }
+
+  arrived(event) {
+    this.count += 1;
+    this.show("count", this.count);
+    if (event.id) this.show("last-id", event.id);
+    mark(this.section.id, event.event, event.id);
+  }
+
+  isOpen() {
+    this.opened += 1;
+    this.show("reconnects", this.opened - 1);
+    setState(this.section, "open");
+    connected(this.section.id, true);
+  }
+
+  isAway(state = "reconnecting") {
+    setState(this.section, this.opened ? state : "connecting");
+    if (this.opened) connected(this.section.id, false);
+  }
+}
+
+// One that follows its stream by the generated client.
+export class Live extends Shown {
+  constructor(section, handlers, { options = {}, onEvent = () => {}, onOpen = () => {}, address } = {}) {
+    super(section);
     this.handlers = handlers;
     this.options = options;
     this.onEvent = onEvent;
     this.onOpen = onOpen;
-    this.count = 0;
     this.open(address);
   }
 
@@ -173,30 +242,18 @@ export class Live {
   }
 
   arrived(event) {
-    this.count += 1;
-    find(this.section, "count").textContent = this.count;
-    const lastId = find(this.section, "last-id");
-    if (event.id && lastId) lastId.textContent = event.id;
-    mark(this.section.id, event.event, event.id);
+    super.arrived(event);
     this.onEvent(event);
   }
 
   onState(state, error) {
-    const name = this.section.id;
     if (state === "open") {
-      this.opened += 1;
-      const reconnects = find(this.section, "reconnects");
-      if (reconnects) reconnects.textContent = this.opened - 1;
-      setState(this.section, "open");
-      connected(name, true);
+      this.isOpen();
       this.onOpen();
     } else if (state === "closed") {
       setState(this.section, !error ? "finished" : error.status ? "refused" : "failed");
-      if (this.options.reconnect !== false) connected(name, false);
-    } else {
-      setState(this.section, state === "paused" ? "paused" : this.opened ? "reconnecting" : "connecting");
-      if (this.opened) connected(name, false);
-    }
+      if (error && this.options.reconnect !== false) connected(this.section.id, false);
+    } else this.isAway(state === "paused" ? "paused" : "reconnecting");
   }
 }
 
@@ -249,6 +306,7 @@ export function onPress(id, problem, done = () => {}) {
 document.getElementById("breaks")?.addEventListener("click", async ({ target }) => {
   if (!target.dataset.break) return;
   const told = document.getElementById("broken");
+  markPressed();
   try {
     const response = await post(`/break/${target.dataset.break}/`, { page: canvas.dataset.page });
     told.textContent = response.ok ? (await response.json()).text : `The server answered ${response.status}.`;

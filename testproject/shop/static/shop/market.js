@@ -1,14 +1,15 @@
-// Thousands of prices a second: what arrives is kept, and drawn once a frame.
+// Thousands of prices a second: what arrives is kept, and drawn ten times a second.
 
-import { color, element, Live } from "./common.js";
+import { color, element, Live, markPressed, markSkipped } from "./common.js";
 
 const section = document.getElementById("prices");
 const POINTS = 120;
 const FRAME = 100; // milliseconds between two points of a chart
 const tiles = new Map();
 let arrived = 0;
-let last = null;
 let skipped = 0;
+let last = null; // the number of the newest price: each change has the next one
+let newest = null; // the time of the newest price
 
 function tile(name) {
   if (!tiles.has(name)) {
@@ -21,36 +22,34 @@ function tile(name) {
   return tiles.get(name);
 }
 
-function take({ name, price, number }) {
+function take({ name, price, number, time }) {
   arrived += 1;
-  if (last !== null && number > last + 1) skipped += number - last - 1;
+  if (last !== null && number > last + 1) {
+    skipped += number - last - 1;
+    markSkipped(section.id, number - last - 1);
+  }
   last = number;
+  newest = time;
   tile(name).now = price;
 }
 
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const slow = document.getElementById("slow");
+const isSlow = () => slow.ariaPressed === "true";
 
-// Iterated, the stream waits for the page, and the server for both.
+// The address of a slow client has a parameter, which the demo's server knows.
 class Prices extends Live {
-  open(address) {
-    super.open(address);
-    const { stream } = this;
-    (async () => {
-      for await (const event of stream) {
-        if (stream !== this.stream) return;
-        this.arrived(event);
-        if (event.event === "price") take(event.data);
-        if (slow.checked && this.count % 40 === 0) await sleep(50);
-      }
-    })().catch(() => {}); // The section's state tells of it.
+  address() {
+    const address = super.address();
+    if (isSlow()) address.searchParams.set("slow", "1");
+    return address;
   }
 }
-const prices = new Prices(section, {}, { options: { fetch: true, buffer: 50 } });
-// A new connection: the kernel would keep the large buffer of the fast one.
-slow.addEventListener("change", () => {
-  skipped = 0;
+const prices = new Prices(section, { price: take, reset: () => { last = null; } }, { options: { fetch: true } });
+slow.addEventListener("click", () => {
+  slow.ariaPressed = String(!isSlow());
+  slow.textContent = isSlow() ? "Speed my client up" : "Slow my client down";
   last = null;
+  markPressed();
   prices.open();
 });
 
@@ -79,7 +78,9 @@ setInterval(() => {
 }, FRAME);
 
 setInterval(() => {
-  document.getElementById("rate").textContent = arrived.toLocaleString();
-  document.getElementById("skipped").textContent = skipped.toLocaleString();
-  arrived = 0;
+  const show = (id, text) => { document.getElementById(id).textContent = text; };
+  show("rate", arrived.toLocaleString());
+  show("skipped", skipped.toLocaleString());
+  if (arrived) show("behind", `${Math.max(0, (Date.now() - Date.parse(newest)) / 1000).toFixed(1)} s`);
+  arrived = skipped = 0;
 }, 1000);

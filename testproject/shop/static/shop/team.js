@@ -1,4 +1,4 @@
-// Who is here, what only this user is told, and a table that htmx keeps up to date.
+// Who is here, and what only this user is told.
 
 import { addTo, element, Live, onPress } from "./common.js";
 
@@ -27,7 +27,3 @@ if (!("locked" in team.dataset)) {
   });
 }
 onPress("notify", "notes");
-
-const swap = (html) => htmx.swap(document.body, html, { swapStyle: "none" });
-new Live(document.getElementById("sales"), { message: swap });
-onPress("place-order", "order-problem");

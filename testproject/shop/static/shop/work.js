@@ -52,6 +52,7 @@ function follow(id) {
     end: ({ state }) => {
       live.stream.close();
       setState(asked, state === "failed" ? "failed" : "finished");
+      if (state === "failed") complain("ask-problem", "The worker that wrote this answer was ended.");
       for (const button of buttons) button.disabled = true;
     },
   };
@@ -78,7 +79,7 @@ document.getElementById("ask").addEventListener("submit", async (submit) => {
 buttons[0].addEventListener("click", () => {
   const { stream } = live;
   stream.close();
-  setState(asked, "paused");
+  live.isAway("paused");
   // What a page keeps that comes back: the answer's id, and the last event's.
   setTimeout(() => live.open(live.at, { lastEventId: stream.lastEventId }), 5000);
 });
