@@ -172,13 +172,13 @@ class Ticketed(Scripted):
 
 
 class Heavy(SSEView):
-    """Send 300 events of 100 kB, and keep the number of the last one."""
+    """Send 600 events of 100 kB, and keep the number of the last one."""
 
     authentication_classes = []
     permission_classes = []
 
     async def stream(self) -> None:
-        for number in range(300):
+        for number in range(600):
             await self.send({"number": number, "padding": "." * 100_000})
             record("sent", key="heavy", number=number)
 
