@@ -27,6 +27,7 @@ from django_sse.topics.cohort import Cohort, Follower
 from django_sse.topics.hub import Hub
 from django_sse.wire.events import encode_fields, encode_head
 
+from . import relay
 from .changes import read, topic_of
 from .paths import Path
 from .plan import Plan, Row
@@ -89,6 +90,7 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._renew()
+        self._relays = relay.follow(hub, self, plan.models)
         self._cohort: Cohort = hub.add(self, frozenset(plan.topics))
 
     @property
@@ -118,6 +120,9 @@ class Group:
 
     async def settle(self) -> EventId:
         """Hear of all changes from now on, and check those of before; return the position then."""
+        for it in self._relays:
+            # What triggers wrote down before is older than the snapshot, and need not come after it.
+            await it.looked.wait()
         await self.hub.subscribe(self.plan.topics)
         async with self._lock:
             await self._check()
@@ -137,6 +142,7 @@ class Group:
         """Forget everything: no client can resume any more."""
         if not self._followers:
             self._forget()
+            relay.leave(self.hub, self)
             self.hub.remove(self, self._cohort)
 
     async def page(self, after: Any, size: int) -> tuple[list[Row], Any]:
@@ -185,6 +191,9 @@ class Group:
         """Take messages that touched rows, and check the rows soon, all of them in one query."""
         own = topic_of(self.plan.model)
         for message, _ in batch:
+            if read(message).all:
+                self.lose()
+                continue
             if own in message.topics:
                 for pk in self.plan.own(read(message).pks):
                     self._touched[pk] = message.id

@@ -8,7 +8,7 @@ import functools
 import pickle
 import threading
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from django.core.exceptions import EmptyResultSet, ImproperlyConfigured
@@ -67,7 +67,7 @@ class Plan:
         format: Format,
         *,
         key: Hashable,
-        paths: Iterable[Path],
+        paths: Collection[Path],
         owner: object | None,
         context: Callable[[], dict[str, Any]] | None,
         permits: Callable[[Any], bool] | None,
@@ -82,6 +82,8 @@ class Plan:
         self.owner = owner
         self.model: type[Model] = queryset.model
         self.using = queryset.db
+        #: The models of whose changes the plan hears.
+        self.models = (self.model, *(path.changed for path in paths))
         self.paths = {topic: tuple(it) for topic, it in _by_topic(paths).items()}
         self.topics = tuple(dict.fromkeys([topic_of(self.model), *self.paths]))
         self._context = context
