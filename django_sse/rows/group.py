@@ -90,7 +90,7 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._renew()
-        self._relays = relay.follow(hub, self, plan.models)
+        self._relays = relay.follow(hub, self, plan.written)
         self._cohort: Cohort = hub.add(self, frozenset(plan.topics))
 
     @property

@@ -32,9 +32,11 @@ MANY = 2000
 #: The concrete models that have the triggers.
 covered: set[type[Model]] = set()
 
-# A statement of 10,000 rows is one row here, and a transaction is one notification. The function
-# runs as its owner. Names are qualified, so a caller's search_path cannot lead it elsewhere.
-_CREATE = """
+#: What makes the table and the function; the names are to be filled in.
+#:
+#: A statement of 10,000 rows is one row here, and a transaction is one notification. The function
+#: runs as its owner. Names are qualified, so a caller's search_path cannot lead it elsewhere.
+CREATE = """
 CREATE TABLE IF NOT EXISTS {schema}.django_sse_change (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, model text NOT NULL, said text NOT NULL);
 CREATE OR REPLACE FUNCTION {schema}.{tell}(model text, said text) RETURNS void
@@ -85,7 +87,7 @@ def prepare_database(using: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_schema()")
             schema = connection.ops.quote_name(cursor.fetchone()[0])
-            cursor.execute(_CREATE.format(schema=schema, tell=TELL, channel=CHANNEL))
+            cursor.execute(CREATE.format(schema=schema, tell=TELL, channel=CHANNEL))
 
 
 def take(connection: BaseDatabaseWrapper) -> list[Told]:

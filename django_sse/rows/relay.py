@@ -18,9 +18,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import Error, connections, router
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Model
 
 from django_sse.brokers.database.connections import close, own_connection, readable, transaction
 from django_sse.exceptions import SSEError
@@ -137,8 +136,8 @@ def publish_all(found: Iterable[outbox.Told]) -> None:
         tell(it.model, it.said)
 
 
-def follow(hub: Hub, user: object, models: Iterable[type[Model]]) -> list[Relay]:
-    """Return the relays of the databases of models, for as long as ``user`` does not leave them."""
+def follow(hub: Hub, user: object, aliases: Iterable[str]) -> list[Relay]:
+    """Return the relays of databases, for as long as ``user`` does not leave them."""
     if not outbox.covered:
         return []
     if "relays" not in hub.attached:
@@ -146,7 +145,7 @@ def follow(hub: Hub, user: object, models: Iterable[type[Model]]) -> list[Relay]
         hub.closers.append(lambda: _end(hub))
     relays: dict[str, Relay] = hub.attached["relays"]
     found = []
-    for alias in dict.fromkeys(router.db_for_write(model) for model in models):
+    for alias in aliases:
         if connections[alias].vendor != "postgresql":
             continue
         relay = relays.get(alias)

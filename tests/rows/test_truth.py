@@ -29,11 +29,12 @@ from django_sse import ModelSSEView, publish_changes
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.connection.threads import pool
+from django_sse.rows import outbox
 from django_sse.rows.plan import Plan
 from django_sse.testing import StreamClient, connect
 from tests.support.databases import new_database
 
-from .conftest import Copy
+from .conftest import Copy, install_triggers
 
 CLIENTS = ("own", "team", "all", "turns")
 
@@ -99,6 +100,10 @@ class World:
             }
         )
 
+    def tell(self, rows: Any) -> None:
+        if not outbox.covered:
+            publish_changes(rows, using=self.alias)
+
     def change(self, what: str, number: int) -> None:
         self._versions += 1
         version, owner = f"v{self._versions}", ("own", "turns")[number % 2]
@@ -121,13 +126,13 @@ class World:
             elif what == "update":
                 changed = self.rows.filter(pk__gte=row.pk)
                 changed.update(last_name=version, first_name=owner)
-                publish_changes(self.rows.filter(last_name=version), using=self.alias)
+                self.tell(self.rows.filter(last_name=version))
             elif what == "bulk":
                 made = User.objects.using(self.alias).bulk_create(
                     User(username=f"row{version}.{it}", first_name=owner, last_name=version)
                     for it in range(3)
                 )
-                publish_changes(made, using=self.alias)
+                self.tell(made)
             elif what == "delete":
                 row.delete()
             elif what == "delete some":
@@ -274,12 +279,16 @@ async def agree(browsers: list[Browser], world: World) -> None:
     assert [fault for browser in browsers for fault in browser.faults()] == []
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def alias(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database with the tables of users and groups."""
-    with new_database(request.param, request, tmp_path) as alias, ThreadPoolExecutor(1) as thread:
+@pytest.fixture(params=["sqlite", "postgresql", "triggers"])
+def alias(request: pytest.FixtureRequest, tmp_path: Path, covered: set[Any]) -> Iterator[str]:
+    """A database with the tables of users and groups; with triggers, in PostgreSQL, or without."""
+    kind = request.param.replace("triggers", "postgresql")
+    with new_database(kind, request, tmp_path) as alias, ThreadPoolExecutor(1) as thread:
         migrate = partial(call_command, "migrate", database=alias, verbosity=0)
         thread.submit(migrate).result()
+        if request.param == "triggers":
+            models = User, Group, User.groups.through
+            thread.submit(install_triggers, alias, *models).result()
         thread.submit(connections.close_all).result()
         yield alias
         # A check that runs as the last client leaves has a connection of its own, for a moment.
