@@ -13,6 +13,8 @@ from django.contrib.auth.models import Group, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, transaction
 from django.urls import include, path, reverse
+from django_filters import CharFilter, NumberFilter
+from django_filters.rest_framework import DjangoFilterBackend, FilterSet
 from rest_framework import serializers
 from rest_framework.filters import SearchFilter
 from rest_framework.permissions import BasePermission
@@ -229,6 +231,86 @@ async def test_filter_backends_narrow_the_rows(application: Any, ada: User, bob:
         copy = Copy(stream)
         await copy.until("end")
         assert list(copy.rows) == ["bob"]
+
+
+class OrderFilter(FilterSet):
+    """``?status=new&least=3&customer=Ada``: choices, a range, and a column of another model."""
+
+    least = NumberFilter(field_name="quantity", lookup_expr="gte")
+    customer = CharFilter(field_name="customer__first_name")
+
+    class Meta:
+        model = Order
+        fields = ["status"]
+
+
+class Filtered(Orders):
+    """Orders, by django-filter."""
+
+    filter_backends = [DjangoFilterBackend]
+    filterset_class = OrderFilter
+
+    def get_queryset(self) -> Any:
+        return Order.objects.select_related("customer", "product")
+
+
+class ByFields(Filtered):
+    filterset_class = None
+    filterset_fields = {"quantity": ["exact", "gte"], "id": ["in"]}
+
+
+async def test_rows_enter_and_leave_a_filterset(order: Callable[..., Order], shop: Any) -> None:
+    low, high, paid = [
+        await in_thread(order)(**it)
+        for it in ({"quantity": 1}, {"quantity": 5}, {"quantity": 5, "status": "paid"})
+    ]
+    address = "/?status=new&least=3&customer=Ada"
+    async with connect(Filtered, address) as one, connect(Filtered) as two:
+        copy, everything = Copy(one), Copy(two)
+        await copy.until("end")
+        await everything.until("end")
+        assert (set(copy.rows), set(everything.rows)) == ({high.pk}, {low.pk, high.pk, paid.pk})
+
+        low.quantity = 3
+        await low.asave()
+        assert await copy.event() == ("created", copy.rows[low.pk])
+        high.quantity = 2
+        await high.asave()
+        assert await copy.event() == ("deleted", {"id": high.pk})
+        await Order.objects.filter(pk=paid.pk).aupdate(status="new")
+        await apublish_changes([paid])
+        assert await copy.event() == ("created", copy.rows[paid.pk])
+        # A row leaves and enters by what is in another model, too.
+        shop[0].first_name = "Grace"
+        await shop[0].asave()
+        assert {(await copy.event())[0] for _ in range(2)} == {"deleted"}
+        shop[0].first_name = "Ada"
+        await shop[0].asave()
+        assert {(await copy.event())[0] for _ in range(2)} == {"created"}
+        assert set(copy.rows) == {low.pk, paid.pk}
+        assert not [it for it in everything.events if it[0] == "deleted"]
+
+
+async def test_filterset_fields_follow_the_rows_of_a_page(order: Callable[..., Order]) -> None:
+    rows = [await in_thread(order)(quantity=number) for number in range(1, 5)]
+    shown = [rows[0].pk, rows[2].pk]
+    async with connect(ByFields, f"/?id__in={shown[0]},{shown[1]}") as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        assert list(copy.rows) == shown
+        await rows[1].asave()
+        await rows[2].adelete()
+        assert await copy.event() == ("deleted", {"id": shown[1]})
+    async with connect(ByFields, "/?quantity__gte=4") as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        assert list(copy.rows) == [rows[3].pk]
+
+
+async def test_query_that_a_filterset_refuses_is_a_plain_error(shop: Any) -> None:
+    async with connect(Filtered, "/?least=many&status=lost") as stream:
+        assert stream.status_code == 400
+        assert set(await stream.json()) == {"least", "status"}
 
 
 # Reconnecting.
