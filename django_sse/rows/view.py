@@ -161,9 +161,10 @@ class ModelSSEView(SSEView):
         await self._put(encode_fields(plan.begin(), "begin", UNFINISHED))
         after: Any = None
         while True:
-            rows, after = await subscription.group.page(after, self.snapshot_page)
-            counters.sent += len(rows)
-            await self._put(b"".join([encode_fields(row.text, "created") for row in rows]))
+            page = await subscription.group.page(after, self.snapshot_page)
+            after = page.following
+            counters.sent += page.rows
+            await self._put(page.data)
             if after is None:
                 break
         await self._put(encode_fields("{}", "end", str(subscription.cursor)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 from unittest.mock import Mock
 
@@ -404,6 +405,108 @@ async def test_snapshot_comes_in_pages_and_without_gaps(order: Callable[..., Ord
             copy = Copy(stream)
             await copy.until("end")
             assert len(copy.rows) == 7
+
+
+class Gate:
+    """Counts the pages that are read, and holds each one back after it was read, until ``open()``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.read: list[Any] = []
+        self._free = threading.Semaphore(0)
+        page = plans.Plan.page
+
+        def held(plan: Any, after: Any, size: int) -> Any:
+            found = page(plan, after, size)
+            self.read.append(after)
+            self._free.acquire(timeout=10)
+            return found
+
+        monkeypatch.setattr(plans.Plan, "page", held)
+
+    def open(self, pages: int = 100) -> None:
+        self._free.release(pages)
+
+
+async def all_have_come(number: int) -> Any:
+    """Wait until a group has so many clients; return it."""
+    groups = get_hub().attached["groups of rows"]
+    await eventually(lambda: [len(it._followers) for it in groups.values()] == [number])
+    return next(iter(groups.values()))
+
+
+async def test_clients_that_come_at_once_share_the_pages_of_a_snapshot(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {(await in_thread(order)()).pk for _ in range(7)}
+    gate = Gate(monkeypatch)
+    async with AsyncExitStack() as stack:
+        copies = []
+        for _ in range(20):
+            stream = connect(Orders.as_view(snapshot_page=2))
+            copies.append(Copy(await stack.enter_async_context(stream)))
+        group = await all_have_come(20)
+        gate.open()
+        for copy in copies:
+            await copy.until("end")
+            assert set(copy.rows) == rows
+    # Not 80: the first client has a read of its own for each of the four pages, and so may one or two
+    # that come late. The others share.
+    assert len(gate.read) <= 16
+    assert group._pages == {}
+
+
+async def test_shared_page_has_nothing_that_was_read_before_a_client_asked(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, leaves = [await in_thread(order)() for _ in range(2)]
+    gate = Gate(monkeypatch)
+    async with connect(Orders) as one:
+        await eventually(lambda: gate.read)
+        # Nothing tells of it: the page that was read is older than what the next client may see.
+        await Order.objects.filter(pk=leaves.pk).aupdate(status="paid")
+        async with connect(Orders) as two, connect(Orders) as three:
+            await all_have_come(3)
+            gate.open()
+            copies = [Copy(stream) for stream in (one, two, three)]
+            for copy in copies:
+                await copy.until("end")
+            seen = [set(copy.rows) for copy in copies]
+    assert seen == [{stays.pk, leaves.pk}, {stays.pk}, {stays.pk}]
+    assert len(gate.read) == 2
+
+
+async def test_page_that_nobody_waits_for_any_more_is_not_read(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_thread(order)()
+    gate = Gate(monkeypatch)
+    async with connect(Orders) as one, connect(Orders.as_view(snapshot_page=2)) as two:
+        await eventually(lambda: gate.read)
+        async with connect(Orders.as_view(snapshot_page=3)):
+            group = await all_have_come(3)
+            gate.open(1)
+            await eventually(lambda: [size for _, size in group._pages] == [3])
+        await eventually(lambda: not group._pages)
+        gate.open()
+        await Copy(one).until("end")
+        await Copy(two).until("end")
+    assert len(gate.read) == 2
+
+
+async def test_page_that_cannot_be_read_ends_all_streams_that_wait_for_it(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    async with connect(Orders) as one:
+        await eventually(lambda: gate.read)
+        async with connect(Orders) as two, connect(Orders) as three:
+            await all_have_come(3)
+            monkeypatch.setattr(plans.Plan, "page", Mock(side_effect=DatabaseError("away")))
+            gate.open()
+            await Copy(one).until("end")
+            for stream in (two, three):
+                await stream.read()
+                assert str(stream.failure) == "away"
 
 
 # Permissions that change while the stream is open.
