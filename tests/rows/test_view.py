@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import Callable
@@ -440,10 +441,9 @@ async def test_clients_that_come_at_once_share_the_pages_of_a_snapshot(
     rows = {(await in_thread(order)()).pk for _ in range(7)}
     gate = Gate(monkeypatch)
     async with AsyncExitStack() as stack:
-        copies = []
-        for _ in range(20):
-            stream = connect(Orders.as_view(snapshot_page=2))
-            copies.append(Copy(await stack.enter_async_context(stream)))
+        view = Orders.as_view(snapshot_page=2)
+        coming = [stack.enter_async_context(connect(view)) for _ in range(20)]
+        copies = [Copy(stream) for stream in await asyncio.gather(*coming)]
         group = await all_have_come(20)
         gate.open()
         for copy in copies:
