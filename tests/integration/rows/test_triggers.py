@@ -324,10 +324,3 @@ def test_role_without_permission_for_the_table_may_change_rows(site: Site) -> No
     with pytest.raises(subprocess.CalledProcessError) as failure:
         site.sql("SET ROLE clerk; SELECT * FROM django_sse_change")
     assert "permission denied" in failure.value.stderr
-
-
-def test_missing_table_is_reported_with_its_remedy(site: Site) -> None:
-    site.sql("DROP TABLE django_sse_change")
-    with serving(site.project, "uvicorn") as client, following(client, "/live/orders/"):
-        log = (site.project.directory / "uvicorn.log").read_text()
-    assert "Make the table: manage.py migrate --database default" in log
