@@ -103,7 +103,7 @@ def tell(label: str, said: dict[str, Any]) -> None:
     """
     try:
         model = apps.get_model(label)
-    except LookupError:
+    except (LookupError, ValueError):
         return  # The trigger is older than this code, or newer.
     messages: list[tuple[type[Model], str]] = []
     ends = _ends(model) if model in _throughs else {}

@@ -94,9 +94,25 @@ def take(connection: BaseDatabaseWrapper) -> list[Told]:
     """Take the oldest rows out, in the open transaction; rows that another process takes are left."""
     with connection.cursor() as cursor:
         cursor.execute(_TAKE, [BATCH])
-        # Numbers with a fraction would lose digits as a float.
         rows = sorted(cursor.fetchall())
-    return [Told(model, json.loads(said, parse_float=Decimal)) for _, model, said in rows]
+    return [Told(model, _read(said)) for _, model, said in rows]
+
+
+def _read(text: str) -> dict[str, Any]:
+    """Return what a trigger said; of what cannot be read, that any row may have changed.
+
+    Every role of the database may call the function. An error here would come again and again, and
+    keep all later changes from being told.
+    """
+    try:
+        # Numbers with a fraction would lose digits as a float.
+        said = json.loads(text, parse_float=Decimal)
+        lists = [said["pk"], *(it for it in said.get("via", {}).values() if it is not None)]
+    except (ValueError, TypeError, LookupError, AttributeError):
+        lists = [None]
+    if all(isinstance(it, list) for it in lists):
+        return said  # type: ignore[no-any-return]
+    return {"all": True}
 
 
 def take_old(connection: BaseDatabaseWrapper) -> list[Told]:

@@ -205,6 +205,37 @@ async def test_missing_table_is_reported_with_its_remedy(
     assert f"Make the table: manage.py migrate --database {told}" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "junk",
+        "[]",
+        "7",
+        "{}",
+        '{"pk": 7}',
+        '{"pk": [], "via": 7}',
+        '{"pk": [], "via": {"a": 7}}',
+    ],
+)
+def test_what_cannot_be_read_may_be_any_row(said: str) -> None:
+    assert outbox._read(said) == {"all": True}
+
+
+async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
+    told: str, sql: Sql, broker: Any
+) -> None:
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql("SELECT django_sse_tell_1('nonsense', 'junk')")
+        await sql("SELECT django_sse_tell_1('auth.user', 'junk')")
+        await copy.until("end")
+        assert [name for name, _ in copy.events[-3:]] == ["reset", "begin", "end"]
+        await sql(insert("ada"))
+        assert (await copy.event())[1]["username"] == "ada"
+
+
 # What is told of a statement.
 
 
@@ -224,6 +255,7 @@ USERS, GROUPS = ["model:auth.user"], ["model:auth.group"]
     ("label", "said", "messages"),
     [
         ("auth.nothing", {"pk": [1]}, []),
+        ("nothing", {"pk": [1]}, []),
         ("contenttypes.contenttype", {"pk": [1]}, []),
         ("auth.user", {"pk": [1, 2, 3]}, [(USERS, {"pk": [1, 2]}), (USERS, {"pk": [3]})]),
         ("auth.user", {"all": True}, [(USERS, {"pk": [], "all": True})]),
