@@ -15,6 +15,7 @@ import pytest
 
 from tests.docs.pages import README, Project, blocks, files
 from tests.docs.test_docs import SECONDS, Reader, serving
+from tests.support.databases import sqlite_settings
 from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 
@@ -70,9 +71,13 @@ def documented(word: str) -> str:
 class Site:
     """The project of the page on PostgreSQL, with the triggers that the page shows."""
 
-    def __init__(self, directory: Path, server: PostgresServer, broker: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, server: PostgresServer, broker: dict[str, Any], sqlite: bool = False
+    ) -> None:
         self.server = server
         self.database = server.new_database()
+        if sqlite:
+            self.database = sqlite_settings(directory / "db.sqlite3")
         self.project = project = Project(directory)
         project.paste(README, PAGE)
         project.write(
@@ -324,3 +329,21 @@ def test_role_without_permission_for_the_table_may_change_rows(site: Site) -> No
     with pytest.raises(subprocess.CalledProcessError) as failure:
         site.sql("SET ROLE clerk; SELECT * FROM django_sse_change")
     assert "permission denied" in failure.value.stderr
+
+
+def test_other_databases_go_on_with_signals(
+    tmp_path: Path, shared_postgres: PostgresServer
+) -> None:
+    site = Site(tmp_path / "project", shared_postgres, BROKERS["database"], sqlite=True)
+    try:
+        with (
+            serving(site.project, "uvicorn") as client,
+            following(client, "/live/orders/") as event,
+        ):
+            site.run("Order.objects.create(item='Cup', total=1)")
+            assert names(1, event) == [("created", "Cup")]
+            site.run("Order.objects.update(quantity=2); Order.objects.get().delete()")
+            assert names(1, event) == [("deleted", 1)]
+        assert "trying again" not in (site.project.directory / "uvicorn.log").read_text()
+    finally:
+        site.close()
