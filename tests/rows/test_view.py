@@ -176,6 +176,7 @@ urlpatterns = [
     sse_path("changes/", Orders),
     sse_path("checked/", Orders.as_view(recheck_period=0.05)),
     sse_path("changes/<int:pk>/", Orders),
+    sse_path("checked/<int:pk>/", Orders.as_view(recheck_period=0.05)),
     sse_path("products/<int:number>/", Orders.as_view(lookup_url_kwarg="number")),
 ]
 
@@ -530,6 +531,23 @@ async def test_recheck_finds_the_rows_that_a_user_may_see_now(
         assert copy.rows == {}
         await User.objects.filter(pk=ada.pk).aupdate(is_active=False)
         await copy.until("revoked")
+
+
+async def test_recheck_of_one_row_takes_it_away_and_brings_it_back(
+    order: Callable[..., Order], ada: User, application: Any
+) -> None:
+    row = await in_thread(order)(status="paid")
+    await User.objects.filter(pk=ada.pk).aupdate(is_staff=True)
+    ada.is_staff = True
+    async with connect(application, f"/checked/{row.pk}/", user=ada) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        assert set(copy.rows) == {row.pk}
+        for is_staff, seen in (False, set()), (True, {row.pk}):
+            await User.objects.filter(pk=ada.pk).aupdate(is_staff=is_staff)
+            await copy.until("reset")
+            await copy.until("end")
+            assert set(copy.rows) == seen
 
 
 class Members(ModelSSEView):
