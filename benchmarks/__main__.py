@@ -18,6 +18,7 @@ from . import (
     resume,
     secure,
     setup,
+    triggers,
     typed,
 )
 from .context import Context, prepared
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Iterator[Result]]] = {
     "secure": secure.measure,
     "typed": typed.measure,
     "models": models.measure,
+    "triggers": triggers.measure,
     "redis": publishing.measure_redis,
     "brokers": brokers.measure,
 }

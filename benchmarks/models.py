@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -39,6 +40,29 @@ def measure(context: Context) -> Iterator[Result]:
             note = f"{found[1] / changes:.4g} queries to check a change"
             label = f"{clients} followers: {what}"
             yield Result(label, name, found[0], beside, "ms/change", limit, note=note)
+        yield from _stampede(context, kind, name)
+
+
+def _stampede(context: Context, kind: str, name: str) -> Iterator[Result]:
+    """Open followers of one queryset all at once, with pages of the snapshot shared and unshared."""
+    clients, users = context.size(500, 50), context.size(1000, 400)
+    found = []
+    for environment in {}, {"BENCHMARK_UNSHARED": "1"}:
+        with (
+            context.project(kind, BENCHMARK_PLAIN="1", BENCHMARK_ROWS="1", **environment) as server,
+            Swarm() as swarm,
+        ):
+            before = server.ask(f"/rows/pages/?users={users}", timeout=60)
+            begun, started = server.cpu(), time.monotonic()
+            swarm.open(server.port, "/rows/", clients, at_once=clients)
+            swarm.wait_for(users + 2, nap=0.002)
+            taken = time.monotonic() - started
+            cost = (server.cpu() - begun) / clients * 1e3
+            found.append((cost, server.ask("/rows/pages/", timeout=60) - before, taken))
+    (ours, pages, taken), (beside, all_pages, longer) = found
+    note = f"{pages} pages read in {taken:.2f} s; unshared {all_pages} in {longer:.2f} s"
+    label = f"{clients} followers at once, snapshots of {users} rows"
+    yield Result(label, name, ours, beside, "ms/client", 1, note=note)
 
 
 def cost(server: Server, clients: int, count: int, path: Callable[[int], str]) -> tuple[float, int]:

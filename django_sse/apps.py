@@ -8,7 +8,7 @@ from typing import Any
 
 from django.apps import AppConfig, apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models.signals import post_migrate
+from django.db.models.signals import post_migrate, pre_migrate
 from django.utils.module_loading import autodiscover_modules
 
 
@@ -26,6 +26,7 @@ class DjangoSSEConfig(AppConfig):
         from . import checks  # noqa: F401, PLC0415 - checks need the apps to be loaded
 
         autodiscover_modules("serializers", "streams")
+        pre_migrate.connect(_prepare_outbox, dispatch_uid="django_sse")
         post_migrate.connect(_prepare_database, dispatch_uid="django_sse")
         for module, library in OBSERVERS.items():
             if _is_installed(library):
@@ -50,8 +51,7 @@ def _prepare_database(
     from .brokers import broker_class  # noqa: PLC0415 - brokers need the settings
     from .conf import conf  # noqa: PLC0415
 
-    # The signal comes once for each app that has models.
-    if app_config is not next(it for it in apps.get_app_configs() if it.models_module is not None):
+    if not _is_first(app_config):
         return
     try:
         backend, location, options = conf.broker
@@ -60,6 +60,19 @@ def _prepare_database(
         return  # The system checks report it.
     if broker.prepare_database(using) and verbosity > 0:
         print(f"  Made the tables of {backend} in {using!r}.")  # noqa: T201 - as migrate does
+
+
+def _prepare_outbox(*, app_config: AppConfig, using: str, **kwargs: Any) -> None:
+    """Make the table for what triggers tell before ``migrate`` changes any row."""
+    from .rows import outbox  # noqa: PLC0415 - as above
+
+    if _is_first(app_config):
+        outbox.prepare_database(using)
+
+
+def _is_first(app_config: AppConfig) -> bool:
+    # The signals come once for each app that has models.
+    return app_config is next(it for it in apps.get_app_configs() if it.models_module is not None)
 
 
 def _is_installed(library: str) -> bool:

@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from rest_framework import serializers
 
 from django_sse import ModelSSEView, SSEView, publish
+from django_sse.rows.group import Group
 from django_sse.rows.plan import Plan
 
 
@@ -28,7 +29,7 @@ class Topic(SSEView):
     outbox_limit = 64 * 1024 * 1024
 
 
-_queries = {"count": 0}
+_queries = {"count": 0, "pages": 0}
 
 # A process with such a view publishes the changes of its model, which what is beside it does not.
 if "BENCHMARK_ROWS" in os.environ:
@@ -54,6 +55,32 @@ if "BENCHMARK_ROWS" in os.environ:
         return read(self, *args)
 
     Plan.read = counted  # type: ignore[method-assign]
+
+    page = Plan.page
+
+    def counted_page(self: Plan, *args: Any) -> Any:
+        _queries["pages"] += 1
+        return page(self, *args)
+
+    Plan.page = counted_page  # type: ignore[method-assign]
+
+if "BENCHMARK_UNSHARED" in os.environ:
+    # Each client reads and encodes each page of its snapshot itself.
+    shared = Group.page
+
+    async def unshared(self: Group, after: Any, size: int) -> Any:
+        self._pages.clear()
+        return await shared(self, after, size)
+
+    Group.page = unshared  # type: ignore[method-assign]
+
+
+def pages(request: HttpRequest) -> HttpResponse:
+    """Make users until there are so many; return how many pages of snapshots were read so far."""
+    missing = int(request.GET.get("users", 0)) - User.objects.count()
+    User.objects.bulk_create(User(username=f"many{number}") for number in range(missing))
+    text = str(_queries["pages"])
+    return HttpResponse(text, headers={"Content-Length": str(len(text))})
 
 
 def change(request: HttpRequest) -> JsonResponse:

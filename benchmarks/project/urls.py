@@ -29,6 +29,7 @@ urlpatterns = [
     sse_path("follow/", streams.Follow),
     sse_path("rows/topic/", rows.Topic),
     path("rows/change/", rows.change),
+    path("rows/pages/", rows.pages),
 ]
 
 if hasattr(rows, "Rows"):

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+import uritemplate
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiViewExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import build_basic_type, resolve_type_hint
@@ -23,6 +24,7 @@ from rest_framework.serializers import BaseSerializer
 from django_sse.contracts.streams import OWN_EVENTS, declared_events
 from django_sse.handshake.form import serializer_of_body
 from django_sse.handshake.page import is_browsable
+from django_sse.rows.view import ModelSSEView
 from django_sse.tickets import TicketAuthentication
 from django_sse.topics.declarations import Declared, alternatives, declaring
 from django_sse.wire.events import CONTENT_TYPE
@@ -84,7 +86,10 @@ class EventStreamSchema(AutoSchema):
         return {}
 
     def _is_list_view(self, serializer: Any = None) -> bool:
-        return False
+        # A stream of rows has an operation of its own for one row, and the parameters of its filters.
+        return isinstance(self.view, ModelSSEView) and not self.view.is_of_one_row(
+            uritemplate.variables(self.path)
+        )
 
     def _get_response_bodies(self, direction: Any = "response") -> dict[str, Any]:
         responses: dict[str, Any] = {

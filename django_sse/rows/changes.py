@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
@@ -23,6 +23,7 @@ from django_sse.brokers.base import Message
 from django_sse.topics.publishing import apublish, publish
 from django_sse.wire.events import EventDecoder
 
+from .outbox import is_covered
 from .paths import Path
 
 #: How many primary keys one message has at most.
@@ -33,7 +34,11 @@ _watched: set[type[Model]] = set()
 # For each model that depends_on names, the ways to the rows that show its objects.
 _dependents: dict[type[Model], set[tuple[type[Model], Path]]] = {}
 
+# The models between two others of a many-to-many relation, one of which is watched.
+_throughs: set[type[Model]] = set()
+
 _BEFORE = "_django_sse_before"
+_ALL = '{"pk":[],"all":true}'
 
 
 class Touched(NamedTuple):
@@ -41,6 +46,8 @@ class Touched(NamedTuple):
 
     pks: tuple[Any, ...]
     via: dict[str, list[Any]]
+    #: Whether any row may have changed.
+    all: bool = False
 
 
 def topic_of(model: type[Model]) -> str:
@@ -53,7 +60,7 @@ def read(message: Message) -> Touched:
     """Return what a message says; the groups of a process share the result."""
     [event] = EventDecoder().feed(message.encode())
     said = json.loads(event.data or "")
-    return Touched(tuple(said["pk"]), said.get("via", {}))
+    return Touched(tuple(said["pk"]), said.get("via", {}), said.get("all", False))
 
 
 def watch(row_model: type[Model], paths: Iterable[Path]) -> None:
@@ -87,6 +94,38 @@ async def apublish_changes(rows: QuerySet[Any] | Iterable[Model]) -> None:
     found, _ = await sync_to_async(_told)(rows)
     for topic, text in found:
         await apublish(topic, text, event="touched")
+
+
+def tell(label: str, said: dict[str, Any]) -> None:
+    """Publish at once what a trigger says of a statement on the table of a model.
+
+    A row between two models of a many-to-many relation touches the objects on both sides.
+    """
+    try:
+        model = apps.get_model(label)
+    except (LookupError, ValueError):
+        return  # The trigger is older than this code, or newer.
+    messages: list[tuple[type[Model], str]] = []
+    ends = _ends(model) if model in _throughs else {}
+    if said.get("all"):
+        messages = [(it, _ALL) for it in (model, *ends.values())]
+    else:
+        vias: dict[str, list[Any]] = {name: it or [] for name, it in said.get("via", {}).items()}
+        shown = [list(chunks(vias.get(name, ()), CHUNK)) for name in sorted(_vias(model))]
+        for pks, *values in zip_longest(chunks(said["pk"], CHUNK), *shown, fillvalue=[]):
+            via = dict(zip(sorted(_vias(model)), values, strict=True))
+            messages.append((model, _text(pks, via)))
+        for name, end in ends.items():
+            messages += [(end, _text(part)) for part in chunks(vias.get(name, ()), CHUNK)]
+    for touched, text in messages:
+        if topics := _topics(touched):
+            publish(topics, text, event="touched", on_commit=False)
+
+
+def _ends(through: type[Model]) -> dict[str, type[Model]]:
+    """Return the models that a row of a many-to-many relation joins, by the keys that name them."""
+    fields: list[Any] = [it for it in through._meta.concrete_fields if it.is_relation]
+    return {it.attname: it.related_model for it in fields if it.target_field.primary_key}
 
 
 def _told(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str, str]], str | None]:
@@ -165,6 +204,7 @@ def _watch(model: type[Model]) -> None:
             through: Any = getattr(field, "through", None)
             through = through or getattr(getattr(field, "remote_field", None), "through", None)
             if through is not None:
+                _throughs.add(through)
                 m2m_changed.connect(_related, sender=through)
 
 
@@ -174,7 +214,8 @@ def _paths(model: type[Model]) -> Iterator[tuple[type[Model], Path]]:
             yield from found
 
 
-# Signals. The row is as it will be, or was, where the transaction commits.
+# Signals. The row is as it will be, or was, where the transaction commits. If triggers tell of the
+# same change, signals do not.
 
 
 def _vias(sender: type[Model]) -> set[str]:
@@ -183,13 +224,17 @@ def _vias(sender: type[Model]) -> set[str]:
 
 def _before_save(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
     # An object that moves from one team to another touches the rows of both.
-    if not instance._state.adding and (names := _vias(sender)):
+    if instance._state.adding or is_covered(sender, using):
+        return
+    if names := _vias(sender):
         rows = sender._base_manager.using(using).filter(pk=instance.pk)
         setattr(instance, _BEFORE, rows.values(*names).first())
 
 
 def _saved(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
     before = instance.__dict__.pop(_BEFORE, None)
+    if is_covered(sender, using):
+        return
     via = {name: [getattr(instance, name)] for name in _vias(sender)}
     for name, value in (before or {}).items():
         via[name].append(value)
@@ -205,6 +250,8 @@ def _before_delete(sender: type[Model], instance: Any, using: str, **kwargs: Any
 
 
 def _deleted(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
+    if is_covered(sender, using):
+        return
     via = {name: [getattr(instance, name)] for name in _vias(sender)}
     _touch(sender, [instance.pk], using, via)
 
@@ -219,6 +266,8 @@ def _related(
     **kwargs: Any,
 ) -> None:
     """Take a change of a many-to-many relation as a change of the objects on both sides."""
+    if is_covered(sender, using):
+        return
     if action == "pre_clear" and _topics(model):
         ends: list[Any] = [it for it in sender._meta.get_fields() if it.is_relation]
         own = [it.name for it in ends if _are_kin(it.related_model, type(instance))]

@@ -1,5 +1,7 @@
 """What clients of the same queryset hold, and what they are sent when rows are touched.
 
+Clients that wait for the same page of a snapshot share one read of it.
+
 The reads of a group come one after another, whether they check touched rows or make a page of a
 snapshot. After each of them, ``_held`` is right for what was read: it has every row that any client of
 the group may hold. docs/models.md has the whole argument.
@@ -14,6 +16,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from contextvars import Context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -27,9 +30,10 @@ from django_sse.topics.cohort import Cohort, Follower
 from django_sse.topics.hub import Hub
 from django_sse.wire.events import encode_fields, encode_head
 
+from . import relay
 from .changes import read, topic_of
 from .paths import Path
-from .plan import Plan, Row
+from .plan import Plan
 
 logger = logging.getLogger("django_sse")
 
@@ -61,6 +65,22 @@ class Sent(NamedTuple):
     created: bool
 
 
+class Page(NamedTuple):
+    """A part of a snapshot: its events, and where the next one begins, or ``None``."""
+
+    data: bytes
+    rows: int
+    following: Any
+
+
+@dataclass(slots=True)
+class Asked:
+    """A page for which clients wait, and which is not being read yet."""
+
+    task: asyncio.Task[Page]
+    clients: int = 0
+
+
 class Group:
     """The connections of one event loop that share a plan. All methods belong to that loop."""
 
@@ -84,11 +104,13 @@ class Group:
         self._touched: OrderedDict[Any, EventId] = OrderedDict()
         self._related: OrderedDict[tuple[Path, Message], None] = OrderedDict()
         self._lock = asyncio.Lock()
+        self._pages: dict[tuple[Any, int], Asked] = {}
         self._followers: dict[RowFollower, None] = {}
         self._lane: Lane | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._renew()
+        self._relays = relay.follow(hub, self, plan.written)
         self._cohort: Cohort = hub.add(self, frozenset(plan.topics))
 
     @property
@@ -118,6 +140,9 @@ class Group:
 
     async def settle(self) -> EventId:
         """Hear of all changes from now on, and check those of before; return the position then."""
+        for it in self._relays:
+            # What triggers wrote down before is older than the snapshot, and need not come after it.
+            await it.looked.wait()
         await self.hub.subscribe(self.plan.topics)
         async with self._lock:
             await self._check()
@@ -137,16 +162,42 @@ class Group:
         """Forget everything: no client can resume any more."""
         if not self._followers:
             self._forget()
+            relay.leave(self.hub, self)
             self.hub.remove(self, self._cohort)
 
-    async def page(self, after: Any, size: int) -> tuple[list[Row], Any]:
-        """Return the next rows of a snapshot, and where the page after them begins, or ``None``."""
+    async def page(self, after: Any, size: int) -> Page:
+        """Return the next rows of a snapshot.
+
+        Clients that ask for the same page while other reads are under way share the next one, and
+        its text. Nobody gets what was read before the question: rights may have changed since.
+        """
+        place = after, size
+        asked = self._pages.get(place)
+        if asked is None:
+            task = self._loop.create_task(self._read_page(after, size), context=Context())
+            # An error is not news once all who asked have left.
+            task.add_done_callback(lambda it: it.cancelled() or it.exception())
+            asked = self._pages[place] = Asked(task)
+        asked.clients += 1
+        try:
+            return await asyncio.shield(asked.task)
+        finally:
+            asked.clients -= 1
+            if not asked.clients and self._pages.get(place) is asked:
+                # All have left before it was their turn.
+                del self._pages[place]
+                asked.task.cancel()
+
+    async def _read_page(self, after: Any, size: int) -> Page:
         async with self._lock:
+            # Whoever asks from now on may know of changes that this read does not see.
+            self._pages.pop((after, size), None)
             rows, following = await self._run(partial(self.plan.page, after, size))
             # Before the lock is given back: if one of them leaves the queryset, a check has to know
             # that a client holds it.
             self._held.update((pk, row.key) for pk, row in rows.items())
-        return list(rows.values()), following
+        data = b"".join([encode_fields(row.text, "created") for row in rows.values()])
+        return Page(data, len(rows), following)
 
     async def catch_up(self, position: EventId) -> tuple[list[bytes], EventId]:
         """Return what a client lacks that has seen ``position``, and the position after it.
@@ -185,6 +236,9 @@ class Group:
         """Take messages that touched rows, and check the rows soon, all of them in one query."""
         own = topic_of(self.plan.model)
         for message, _ in batch:
+            if read(message).all:
+                self.lose()
+                continue
             if own in message.topics:
                 for pk in self.plan.own(read(message).pks):
                     self._touched[pk] = message.id

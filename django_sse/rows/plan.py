@@ -8,11 +8,11 @@ import functools
 import pickle
 import threading
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from django.core.exceptions import EmptyResultSet, ImproperlyConfigured
-from django.db import connections
+from django.db import connections, router
 from django.db.models import Model, Prefetch, QuerySet
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 
@@ -67,7 +67,7 @@ class Plan:
         format: Format,
         *,
         key: Hashable,
-        paths: Iterable[Path],
+        paths: Collection[Path],
         owner: object | None,
         context: Callable[[], dict[str, Any]] | None,
         permits: Callable[[Any], bool] | None,
@@ -82,6 +82,10 @@ class Plan:
         self.owner = owner
         self.model: type[Model] = queryset.model
         self.using = queryset.db
+        models = [self.model, *(path.changed for path in paths)]
+        chosen: str | None = queryset._db  # type: ignore[attr-defined]
+        #: The databases in which the rows are changed. They may be read from a replica.
+        self.written = {chosen or router.db_for_write(model) for model in models}
         self.paths = {topic: tuple(it) for topic, it in _by_topic(paths).items()}
         self.topics = tuple(dict.fromkeys([topic_of(self.model), *self.paths]))
         self._context = context

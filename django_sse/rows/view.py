@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -28,7 +28,7 @@ from .changes import watch
 from .group import group_for
 from .paths import DependsOn, paths_of
 from .plan import Format, Plan, is_json, key_name, query_key
-from .protocol import UNFINISHED, events_of
+from .protocol import UNFINISHED, RowEvents, events_of
 from .single import first_or_404, judges_objects, permits_row
 from .subscription import RowSubscription
 
@@ -87,7 +87,7 @@ class ModelSSEView(SSEView):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the attributes, declare the events, and begin to publish the model's changes."""
         if "events" not in vars(cls) and cls.serializer_class is not None:
-            cls.events = events_of(cls.serializer_class)
+            cls.events = events_of(cls.serializer_class, cls._model_of_class(), cls.lookup_field)
         super().__init_subclass__(**kwargs)
         for attribute in ("topics", "rewind"):
             if getattr(cls, attribute):
@@ -113,8 +113,18 @@ class ModelSSEView(SSEView):
     @classmethod
     def as_view(cls, actions: Any = None, **initkwargs: Any) -> Any:
         """Return the view for ``urls.py``. ``actions`` is what a DRF router says."""
+        if isinstance(cls.events, RowEvents) and "events" not in initkwargs:
+            given = {"serializer_class", "queryset", "lookup_field"}.intersection(initkwargs)
+            serializer_class = initkwargs.get("serializer_class", cls.serializer_class)
+            if given and serializer_class is not None:
+                queryset = initkwargs.get("queryset", cls.queryset)
+                lookup = initkwargs.get("lookup_field", cls.lookup_field)
+                model = getattr(queryset, "model", None)
+                initkwargs["events"] = events_of(serializer_class, model, lookup)
         view = super().as_view(**initkwargs)
-        view.actions = actions
+        if actions is not None:
+            # Schema tools take a view with the attribute for a viewset of a router.
+            view.actions = actions
         return view
 
     @classmethod
@@ -129,6 +139,11 @@ class ModelSSEView(SSEView):
                 f"{type(self).__qualname__} must have a `queryset`, or define `get_queryset()`."
             )
         return self.queryset.all()
+
+    def is_of_one_row(self, arguments: Container[str]) -> bool:
+        """Return whether a route streams one row: a router says so, or the URL's arguments do."""
+        named = (self.lookup_url_kwarg or self.lookup_field) in arguments
+        return named if self.detail is None else self.detail
 
     def get_serializer_class(self) -> SerializerClass:
         """Return the serializer of this request; by default, ``serializer_class``."""
@@ -161,9 +176,10 @@ class ModelSSEView(SSEView):
         await self._put(encode_fields(plan.begin(), "begin", UNFINISHED))
         after: Any = None
         while True:
-            rows, after = await subscription.group.page(after, self.snapshot_page)
-            counters.sent += len(rows)
-            await self._put(b"".join([encode_fields(row.text, "created") for row in rows]))
+            page = await subscription.group.page(after, self.snapshot_page)
+            after = page.following
+            counters.sent += page.rows
+            await self._put(page.data)
             if after is None:
                 break
         await self._put(encode_fields("{}", "end", str(subscription.cursor)))
@@ -189,7 +205,7 @@ class ModelSSEView(SSEView):
         watch(model, paths)
         permits = None
         argument = self.lookup_url_kwarg or self.lookup_field
-        if argument in self.kwargs if self.detail is None else self.detail:
+        if self.is_of_one_row(self.kwargs):
             wanted = {self.lookup_field: self.kwargs[argument]}
             if anew:
                 self.check_object_permissions(self.request, first_or_404(queryset, wanted))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any
@@ -72,6 +72,8 @@ class Hub:
         self.closed = False
         #: What other modules keep for as long as the hub lives, by a name of theirs.
         self.attached: dict[str, Any] = {}
+        #: What other modules do before the listener is closed.
+        self.closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
     def add(self, follower: Follower, topics: frozenset[str]) -> Cohort:
         """Put a connection into its cohort, which holds messages for it from now on."""
@@ -160,6 +162,8 @@ class Hub:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+        for close in self.closers:
+            await close()
         await self.listener.close()
 
     def _retire(self) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from django.contrib.auth.models import User
+from django.urls import include, path
+from django_filters.rest_framework import DjangoFilterBackend
 from rest_framework import serializers
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.permissions import AllowAny, IsAuthenticated
+from rest_framework.routers import DefaultRouter
 
-from django_sse import SSEView, serializes, sse_path
+from django_sse import ModelSSEView, SSEView, serializes, sse_path
 from django_sse.tickets import TicketAuthentication
 
 
@@ -64,7 +67,22 @@ class Generate(SSEView):
     topics = ["generate"]
 
 
+class Users(ModelSSEView):
+    authentication_classes = []
+    permission_classes = [AllowAny]
+    queryset = User.objects.all()
+    serializer_class = UserSerializer
+    lookup_field = "username"
+    filter_backends = [DjangoFilterBackend]
+    filterset_fields = {"is_staff": ["exact"], "id": ["gte"]}
+
+
+router = DefaultRouter()
+router.register("people", Users)
 urlpatterns = [
+    path("routed/", include(router.urls)),
+    sse_path("users/", Users),
+    sse_path("users/<str:username>/", Users),
     sse_path("orders/<slug:shop>/", Orders),
     sse_path("clock/", Clock),
     sse_path("generate/", Generate),

@@ -93,6 +93,29 @@ def test_stream_is_described(generated: tuple[str, dict[str, Any]]) -> None:
     assert set(document["components"]["schemas"]["User"]["properties"]) == {"username"}
 
 
+def test_rows_of_a_model_are_described(generated: tuple[str, dict[str, Any]]) -> None:
+    version, document = generated
+    for path in (
+        *("/users/", "/users/{username}/"),
+        *("/routed/people/", "/routed/people/{username}/"),
+    ):
+        media = document["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"]
+        item = media["itemSchema" if version.startswith("3.2") else "x-itemSchema"]
+        data = {
+            it["properties"]["event"]["const"]: it["properties"].get("data") for it in item["oneOf"]
+        }
+        assert data["changed"]["contentSchema"] == {"$ref": USER}
+        assert data["deleted"]["contentSchema"] == {"$ref": "#/components/schemas/UserUsernameKey"}
+        given = {it["name"] for it in document["paths"][path]["get"]["parameters"]}
+        filters = given - {"Last-Event-ID", "last_event_id", "username"}
+        assert filters == (set() if "{" in path else {"is_staff", "id__gte"})
+    ids = [document["paths"][f"/routed/people{it}/"]["get"] for it in ("", "/{username}")]
+    assert [it["operationId"] for it in ids] == ["routed_people_list", "routed_people_retrieve"]
+    gone = document["components"]["schemas"]["UserUsernameKey"]
+    assert gone["required"] == ["username"]
+    assert {name: it["type"] for name, it in gone["properties"].items()} == {"username": "string"}
+
+
 def test_post_and_undeclared_streams_are_described(generated: tuple[str, dict[str, Any]]) -> None:
     version, document = generated
     operation = document["paths"]["/generate/"]["post"]

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.db import connections
 
-from django_sse.rows import changes
+from django_sse.contrib.pgtrigger import stream_triggers
+from django_sse.rows import changes, outbox
 from django_sse.testing import StreamClient
 from testproject.shop.models import Customer, Order, Product
 
@@ -57,6 +59,23 @@ def order(shop: tuple[Customer, Product]) -> Callable[..., Order]:
         return Order.objects.create(**fields)
 
     return make
+
+
+def install_triggers(alias: str, *models: Any) -> None:
+    """Put the triggers on models' tables in a PostgreSQL, as migrations of django-pgtrigger do."""
+    outbox.covered.update(models)
+    outbox.prepare_database(alias)
+    with connections[alias].cursor() as cursor:
+        for model in models:
+            for trigger in stream_triggers():
+                cursor.execute(trigger.compile(model).install_sql)
+
+
+@pytest.fixture
+def covered() -> Iterator[set[Any]]:
+    """The models with triggers, of which there are none again after the test."""
+    yield outbox.covered
+    outbox.covered.clear()
 
 
 class Copy:

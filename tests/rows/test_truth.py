@@ -2,12 +2,17 @@
 
 A thread makes changes while clients read, leave and come back, and while queries are held up at random. Each
 version of a row has a name of its own. After each change, the test asks the database which versions
-are whose, so it knows a version that a client was not allowed to see, wherever it appears.
+are whose. It also notes between which changes a version was read. So it knows a version that a
+client was not allowed to see at that time, wherever it appears.
+
+Rights change while streams are open: by the row itself, by its groups, by the client's groups, by the
+name of a group, and by permissions of the client and of its group, which a recheck finds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.core.management import call_command
 from django.db import connections, transaction
+from django.db.models import Q
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rest_framework import serializers
@@ -29,13 +35,16 @@ from django_sse import ModelSSEView, publish_changes
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.connection.threads import pool
+from django_sse.rows import outbox
 from django_sse.rows.plan import Plan
 from django_sse.testing import StreamClient, connect
 from tests.support.databases import new_database
 
-from .conftest import Copy
+from .conftest import Copy, install_triggers
 
-CLIENTS = ("own", "team", "all", "turns")
+CLIENTS = ("own", "team", "all", "turns", "perm")
+#: Seconds between two rechecks of the client with permissions, and until one has surely taken effect.
+RECHECK, RECHECKED = 0.03, 1.0
 
 
 class RowSerializer(serializers.ModelSerializer[User]):
@@ -47,12 +56,17 @@ class RowSerializer(serializers.ModelSerializer[User]):
 
 
 def visible(client: str, alias: str) -> Any:
-    """Return the rows that a client may see: by the query, by a membership, or by a flag."""
+    """Return the rows that a client may see: by the query, a group, a permission or a flag."""
     rows = User.objects.using(alias).filter(username__startswith="row")
     if client == "all" or User.objects.using(alias).get(username=client).is_staff:
         return rows
     if client == "team":
-        return rows.filter(groups__user__username=client).distinct()
+        return rows.filter(groups__user__username=client, groups__name="team").distinct()
+    if client == "perm":
+        permissions = Permission.objects.using(alias).filter(codename="view_user")
+        by_group = Q(group__user__username=client, group__name="team")
+        permitted = permissions.filter(Q(user__username=client) | by_group).exists()
+        return rows if permitted else rows.filter(first_name="own")
     return rows.filter(first_name=client)
 
 
@@ -71,9 +85,16 @@ class Rows(ModelSSEView):
 class World:
     """The database, its changes, and who was allowed to see what after each of them."""
 
+    current: World
+
     def __init__(self, alias: str) -> None:
         self.alias = alias
         self.states: list[dict[str, set[tuple[int, str]]]] = []
+        #: When each of them began.
+        self.begins: list[float] = []
+        #: For each version, between which states, and when, it was read.
+        self.reads: dict[tuple[int, str], list[tuple[int, int, float]]] = {}
+        World.current = self
         self._versions = 0
 
     @property
@@ -91,7 +112,14 @@ class World:
     def client(self, name: str) -> User:
         return User.objects.using(self.alias).get(username=name)
 
+    def note_read(self, first: int, began: float, rows: Any) -> None:
+        """Note what was read since the state ``first``; the next state may have been there already."""
+        for row in rows:
+            version = row.pk, json.loads(row.text)["last_name"]
+            self.reads.setdefault(version, []).append((first, len(self.states), began))
+
     def note(self) -> None:
+        self.begins.append(time.monotonic())
         self.states.append(
             {
                 name: set(visible(name, self.alias).values_list("pk", "last_name"))
@@ -99,12 +127,16 @@ class World:
             }
         )
 
+    def tell(self, rows: Any) -> None:
+        if not outbox.covered:
+            publish_changes(rows, using=self.alias)
+
     def change(self, what: str, number: int) -> None:
         self._versions += 1
         version, owner = f"v{self._versions}", ("own", "turns")[number % 2]
         rows = list(self.rows)
         row = rows[number % len(rows)] if rows else None
-        team = Group.objects.using(self.alias).get(name="team")
+        team = Group.objects.using(self.alias).get()
         with transaction.atomic(using=self.alias):
             if what == "create" or row is None:
                 row = User.objects.db_manager(self.alias).create(
@@ -121,13 +153,13 @@ class World:
             elif what == "update":
                 changed = self.rows.filter(pk__gte=row.pk)
                 changed.update(last_name=version, first_name=owner)
-                publish_changes(self.rows.filter(last_name=version), using=self.alias)
+                self.tell(self.rows.filter(last_name=version))
             elif what == "bulk":
                 made = User.objects.using(self.alias).bulk_create(
                     User(username=f"row{version}.{it}", first_name=owner, last_name=version)
                     for it in range(3)
                 )
-                publish_changes(made, using=self.alias)
+                self.tell(made)
             elif what == "delete":
                 row.delete()
             elif what == "delete some":
@@ -142,6 +174,24 @@ class World:
                 client = self.client("team")
                 if client.groups.exists():
                     team.user_set.remove(client)
+                else:
+                    client.groups.add(team)
+            elif what == "rename":
+                team.name = "closed" if team.name == "team" else "team"
+                team.save()
+            elif what in ("permit", "grant"):
+                holder = (
+                    self.client("perm").user_permissions if what == "permit" else team.permissions
+                )
+                permission = Permission.objects.using(self.alias).get(codename="view_user")
+                if holder.exists():
+                    holder.remove(permission)
+                else:
+                    holder.add(permission)
+            elif what == "appoint":
+                client = self.client("perm")
+                if client.groups.exists():
+                    client.groups.clear()
                 else:
                     client.groups.add(team)
             elif what == "roll back":
@@ -169,6 +219,10 @@ class Browser:
         self._seen = ""
         self._stream: StreamClient | None = None
 
+    @property
+    def is_open(self) -> bool:
+        return self._task is not None and not self._task.done()
+
     async def come(self) -> None:
         since = len(self._world.states) - 1
         headers = {"last-event-id": self._seen} if self._seen else {}
@@ -193,16 +247,25 @@ class Browser:
             self._got.append((since, *(await copy.event(60))))
 
     def faults(self) -> list[str]:
-        """Return what it got and was never allowed to see since it connected.
+        """Return what it got and was not allowed to see when it was read, since it connected.
 
         Of a deleted row, it gets the key, which it had before.
         """
-        states = [state[self.name] for state in self._world.states]
+        world = self._world
+        states = [state[self.name] for state in world.states]
         found = []
         for since, name, data in self._got:
             if name in ("created", "changed"):
                 version = data["id"], data["last_name"]
-                if not any(version in state for state in states[since:]):
+                allowed = False
+                for first, last, began in world.reads.get(version, ()):
+                    begin = first
+                    if self.name == "perm":
+                        while begin and world.begins[begin] > began - RECHECKED:
+                            begin -= 1
+                    around = states[max(begin, since) : last + 1]
+                    allowed = allowed or any(version in state for state in around)
+                if not allowed:
                     found.append(f"{self.name} got {name} {data}")
             elif name == "deleted" and not any(
                 data["id"] == pk for state in states for pk, _ in state
@@ -214,6 +277,7 @@ class Browser:
 WORDS = (
     *("create", "change", "move", "update", "bulk", "delete", "delete some", "join", "part"),
     *("client", "roll back", "turn", "leave", "come", "pause"),
+    *("rename", "permit", "grant", "appoint"),
 )
 
 
@@ -224,10 +288,11 @@ async def play(alias: str, steps: list[tuple[str, int]], seed: int) -> None:
     with ThreadPoolExecutor(1) as writer:
         await loop.run_in_executor(writer, world.begin)
         browsers = [Browser(name, world, view) for name in (*CLIENTS, "own", "team")]
+        browsers[4] = Browser("perm", world, Rows.as_view(alias=alias, recheck_period=RECHECK))
         watcher = connect(Rows.as_view(alias=alias), "/?client=all")
         async with watcher:  # Without a stream, the groups would be forgotten.
             try:
-                for browser in browsers[:4]:
+                for browser in browsers[:5]:
                     await browser.come()
                 for what, number in steps:
                     browser = browsers[number % len(browsers)]
@@ -245,8 +310,10 @@ async def play(alias: str, steps: list[tuple[str, int]], seed: int) -> None:
                     else:
                         await loop.run_in_executor(writer, world.change, what, number)
                 for browser in browsers:
-                    await browser.leave()
-                    await browser.come()
+                    # What the recheck does must be seen in a stream that stays open.
+                    if browser.name != "perm" or not browser.is_open:
+                        await browser.leave()
+                        await browser.come()
                 await agree(browsers, world)
             finally:
                 for browser in browsers:
@@ -274,12 +341,16 @@ async def agree(browsers: list[Browser], world: World) -> None:
     assert [fault for browser in browsers for fault in browser.faults()] == []
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def alias(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database with the tables of users and groups."""
-    with new_database(request.param, request, tmp_path) as alias, ThreadPoolExecutor(1) as thread:
+@pytest.fixture(params=["sqlite", "postgresql", "triggers"])
+def alias(request: pytest.FixtureRequest, tmp_path: Path, covered: set[Any]) -> Iterator[str]:
+    """A database with the tables of users and groups; with triggers, in PostgreSQL, or without."""
+    kind = request.param.replace("triggers", "postgresql")
+    with new_database(kind, request, tmp_path) as alias, ThreadPoolExecutor(1) as thread:
         migrate = partial(call_command, "migrate", database=alias, verbosity=0)
         thread.submit(migrate).result()
+        if request.param == "triggers":
+            models = User, Group, User.groups.through
+            thread.submit(install_triggers, alias, *models).result()
         thread.submit(connections.close_all).result()
         yield alias
         # A check that runs as the last client leaves has a connection of its own, for a moment.
@@ -295,8 +366,12 @@ def slow_queries(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def slow(method: Any) -> Any:
         def wrapped(*args: Any) -> Any:
+            world = World.current
+            first, began = len(world.states) - 1, time.monotonic()
             time.sleep(rng.choice((0, 0, 0.002, 0.005)))
             result = method(*args)
+            rows = result[0] if isinstance(result, tuple) else result
+            world.note_read(first, began, rows.values())
             time.sleep(rng.choice((0, 0, 0.002, 0.005)))
             return result
 

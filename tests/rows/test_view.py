@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,6 +15,8 @@ from django.contrib.auth.models import Group, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, transaction
 from django.urls import include, path, reverse
+from django_filters import CharFilter, NumberFilter
+from django_filters.rest_framework import DjangoFilterBackend, FilterSet
 from rest_framework import serializers
 from rest_framework.filters import SearchFilter
 from rest_framework.permissions import BasePermission
@@ -172,6 +176,7 @@ urlpatterns = [
     sse_path("changes/", Orders),
     sse_path("checked/", Orders.as_view(recheck_period=0.05)),
     sse_path("changes/<int:pk>/", Orders),
+    sse_path("checked/<int:pk>/", Orders.as_view(recheck_period=0.05)),
     sse_path("products/<int:number>/", Orders.as_view(lookup_url_kwarg="number")),
 ]
 
@@ -229,6 +234,86 @@ async def test_filter_backends_narrow_the_rows(application: Any, ada: User, bob:
         copy = Copy(stream)
         await copy.until("end")
         assert list(copy.rows) == ["bob"]
+
+
+class OrderFilter(FilterSet):
+    """``?status=new&least=3&customer=Ada``: choices, a range, and a column of another model."""
+
+    least = NumberFilter(field_name="quantity", lookup_expr="gte")
+    customer = CharFilter(field_name="customer__first_name")
+
+    class Meta:
+        model = Order
+        fields = ["status"]
+
+
+class Filtered(Orders):
+    """Orders, by django-filter."""
+
+    filter_backends = [DjangoFilterBackend]
+    filterset_class = OrderFilter
+
+    def get_queryset(self) -> Any:
+        return Order.objects.select_related("customer", "product")
+
+
+class ByFields(Filtered):
+    filterset_class = None
+    filterset_fields = {"quantity": ["exact", "gte"], "id": ["in"]}
+
+
+async def test_rows_enter_and_leave_a_filterset(order: Callable[..., Order], shop: Any) -> None:
+    low, high, paid = [
+        await in_thread(order)(**it)
+        for it in ({"quantity": 1}, {"quantity": 5}, {"quantity": 5, "status": "paid"})
+    ]
+    address = "/?status=new&least=3&customer=Ada"
+    async with connect(Filtered, address) as one, connect(Filtered) as two:
+        copy, everything = Copy(one), Copy(two)
+        await copy.until("end")
+        await everything.until("end")
+        assert (set(copy.rows), set(everything.rows)) == ({high.pk}, {low.pk, high.pk, paid.pk})
+
+        low.quantity = 3
+        await low.asave()
+        assert await copy.event() == ("created", copy.rows[low.pk])
+        high.quantity = 2
+        await high.asave()
+        assert await copy.event() == ("deleted", {"id": high.pk})
+        await Order.objects.filter(pk=paid.pk).aupdate(status="new")
+        await apublish_changes([paid])
+        assert await copy.event() == ("created", copy.rows[paid.pk])
+        # A row leaves and enters by what is in another model, too.
+        shop[0].first_name = "Grace"
+        await shop[0].asave()
+        assert {(await copy.event())[0] for _ in range(2)} == {"deleted"}
+        shop[0].first_name = "Ada"
+        await shop[0].asave()
+        assert {(await copy.event())[0] for _ in range(2)} == {"created"}
+        assert set(copy.rows) == {low.pk, paid.pk}
+        assert not [it for it in everything.events if it[0] == "deleted"]
+
+
+async def test_filterset_fields_follow_the_rows_of_a_page(order: Callable[..., Order]) -> None:
+    rows = [await in_thread(order)(quantity=number) for number in range(1, 5)]
+    shown = [rows[0].pk, rows[2].pk]
+    async with connect(ByFields, f"/?id__in={shown[0]},{shown[1]}") as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        assert list(copy.rows) == shown
+        await rows[1].asave()
+        await rows[2].adelete()
+        assert await copy.event() == ("deleted", {"id": shown[1]})
+    async with connect(ByFields, "/?quantity__gte=4") as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        assert list(copy.rows) == [rows[3].pk]
+
+
+async def test_query_that_a_filterset_refuses_is_a_plain_error(shop: Any) -> None:
+    async with connect(Filtered, "/?least=many&status=lost") as stream:
+        assert stream.status_code == 400
+        assert set(await stream.json()) == {"least", "status"}
 
 
 # Reconnecting.
@@ -324,6 +409,107 @@ async def test_snapshot_comes_in_pages_and_without_gaps(order: Callable[..., Ord
             assert len(copy.rows) == 7
 
 
+class Gate:
+    """Counts the pages that are read, and holds each one back after it was read, until ``open()``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.read: list[Any] = []
+        self._free = threading.Semaphore(0)
+        page = plans.Plan.page
+
+        def held(plan: Any, after: Any, size: int) -> Any:
+            found = page(plan, after, size)
+            self.read.append(after)
+            self._free.acquire(timeout=10)
+            return found
+
+        monkeypatch.setattr(plans.Plan, "page", held)
+
+    def open(self, pages: int = 100) -> None:
+        self._free.release(pages)
+
+
+async def all_have_come(number: int) -> Any:
+    """Wait until a group has so many clients; return it."""
+    groups = get_hub().attached["groups of rows"]
+    await eventually(lambda: [len(it._followers) for it in groups.values()] == [number])
+    return next(iter(groups.values()))
+
+
+async def test_clients_that_come_at_once_share_the_pages_of_a_snapshot(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {(await in_thread(order)()).pk for _ in range(7)}
+    gate = Gate(monkeypatch)
+    async with AsyncExitStack() as stack:
+        view = Orders.as_view(snapshot_page=2)
+        coming = [stack.enter_async_context(connect(view)) for _ in range(20)]
+        copies = [Copy(stream) for stream in await asyncio.gather(*coming)]
+        group = await all_have_come(20)
+        gate.open()
+        for copy in copies:
+            await copy.until("end")
+            assert set(copy.rows) == rows
+    # Not 80: the first client has a read of its own for each of the four pages, and so may one or two
+    # that come late. The others share.
+    assert len(gate.read) <= 16
+    assert group._pages == {}
+
+
+async def test_shared_page_has_nothing_that_was_read_before_a_client_asked(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, leaves = [await in_thread(order)() for _ in range(2)]
+    gate = Gate(monkeypatch)
+    async with connect(Orders) as one:
+        await eventually(lambda: gate.read)
+        # Nothing tells of it: the page that was read is older than what the next client may see.
+        await Order.objects.filter(pk=leaves.pk).aupdate(status="paid")
+        async with connect(Orders) as two, connect(Orders) as three:
+            await all_have_come(3)
+            gate.open()
+            copies = [Copy(stream) for stream in (one, two, three)]
+            for copy in copies:
+                await copy.until("end")
+            seen = [set(copy.rows) for copy in copies]
+    assert seen == [{stays.pk, leaves.pk}, {stays.pk}, {stays.pk}]
+    assert len(gate.read) == 2
+
+
+async def test_page_that_nobody_waits_for_any_more_is_not_read(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_thread(order)()
+    gate = Gate(monkeypatch)
+    async with connect(Orders) as one, connect(Orders.as_view(snapshot_page=2)) as two:
+        await eventually(lambda: gate.read)
+        async with connect(Orders.as_view(snapshot_page=3)):
+            group = await all_have_come(3)
+            gate.open(1)
+            await eventually(lambda: [size for _, size in group._pages] == [3])
+        await eventually(lambda: not group._pages)
+        gate.open()
+        await Copy(one).until("end")
+        await Copy(two).until("end")
+    assert len(gate.read) == 2
+
+
+async def test_page_that_cannot_be_read_ends_all_streams_that_wait_for_it(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    async with connect(Orders) as one:
+        await eventually(lambda: gate.read)
+        async with connect(Orders) as two, connect(Orders) as three:
+            await all_have_come(3)
+            monkeypatch.setattr(plans.Plan, "page", Mock(side_effect=DatabaseError("away")))
+            gate.open()
+            await Copy(one).until("end")
+            for stream in (two, three):
+                await stream.read()
+                assert str(stream.failure) == "away"
+
+
 # Permissions that change while the stream is open.
 
 
@@ -345,6 +531,23 @@ async def test_recheck_finds_the_rows_that_a_user_may_see_now(
         assert copy.rows == {}
         await User.objects.filter(pk=ada.pk).aupdate(is_active=False)
         await copy.until("revoked")
+
+
+async def test_recheck_of_one_row_takes_it_away_and_brings_it_back(
+    order: Callable[..., Order], ada: User, application: Any
+) -> None:
+    row = await in_thread(order)(status="paid")
+    await User.objects.filter(pk=ada.pk).aupdate(is_staff=True)
+    ada.is_staff = True
+    async with connect(application, f"/checked/{row.pk}/", user=ada) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        assert set(copy.rows) == {row.pk}
+        for is_staff, seen in (False, set()), (True, {row.pk}):
+            await User.objects.filter(pk=ada.pk).aupdate(is_staff=is_staff)
+            await copy.until("reset")
+            await copy.until("end")
+            assert set(copy.rows) == seen
 
 
 class Members(ModelSSEView):

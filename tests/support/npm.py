@@ -32,6 +32,7 @@ PACKAGES = (
     "react-dom@19.2.0",
     "@types/react@19.2.2",
     "@types/react-dom@19.2.2",
+    "vue@3.5.45",
     "sse.js@2.8.0",
     "ai@6.0.326",
     "zod@4.6.7",  # ai asks for it.

@@ -43,16 +43,20 @@ for line in sys.stdin:
 
 
 class Shop:
-    """The served project, and a process beside it that publishes."""
+    """The served project of a page, and a process beside it that publishes."""
+
+    page = ROOT / "docs" / "html.md"
+    publisher = PUBLISHER
 
     def __init__(self, directory: Path) -> None:
         self.project = Project(directory / "project")
-        self.project.paste(README, ROOT / "docs" / "html.md")
+        self.project.paste(README, self.page)
+        self.prepare()
         self.project.manage("makemigrations", "shop", "-v", "0")
         self.project.manage("migrate", "-v", "0")
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self.project.write("publisher.py", PUBLISHER)
+        self.project.write("publisher.py", self.publisher)
         self._publisher = subprocess.Popen(
             [sys.executable, "publisher.py"],
             cwd=self.project.directory,
@@ -61,6 +65,9 @@ class Shop:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def prepare(self) -> None:
+        """Change the project before its tables are made."""
 
     @property
     def log(self) -> Path:

@@ -97,7 +97,15 @@ def test_each_user_gets_what_another_process_changes(project: Project, server: s
 
 USE = """
 import { rowsOf } from "./rows";
+import { connect } from "./streams";
 
+connect("/live/orders/", {
+  deleted(gone) {
+    const key: number = gone.id;
+    // @ts-expect-error
+    return [key, gone.item];
+  },
+});
 const orders = rowsOf("/live/orders/", (a, b) => b.id - a.id);
 const names: string[] = orders.get().map((order) => order.item);
 // @ts-expect-error

@@ -1,0 +1,349 @@
+"""What triggers of PostgreSQL write down reaches the streams of this process, whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pgtrigger
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connections, models
+from django.db.models import QuerySet
+from rest_framework import serializers
+
+from django_sse import ModelSSEView
+from django_sse.contrib.pgtrigger import StreamTrigger, stream_triggers
+from django_sse.exceptions import PublishFailed
+from django_sse.rows import changes, outbox, relay
+from django_sse.rows import group as groups
+from django_sse.rows.paths import paths_of
+from django_sse.testing import connect
+from django_sse.topics.hub import get_hub
+from tests.support.databases import new_database
+from tests.support.postgres_server import PostgresServer
+from tests.support.waiting import eventually
+
+from .conftest import Copy, install_triggers
+
+Sql = Callable[[str], Awaitable[str]]
+MEMBERSHIP: Any = User.groups.through
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest, tmp_path: Path, covered: set[Any]) -> Iterator[str]:
+    """A PostgreSQL with triggers on users, groups and what is between them."""
+    with new_database("postgresql", request, tmp_path) as alias, ThreadPoolExecutor(1) as thread:
+        thread.submit(partial(call_command, "migrate", database=alias, verbosity=0)).result()
+        thread.submit(install_triggers, alias, User, Group, MEMBERSHIP).result()
+        thread.submit(connections.close_all).result()
+        yield alias
+
+
+@pytest.fixture
+def sql(told: str, shared_postgres: PostgresServer) -> Sql:
+    """Runs SQL by psql."""
+    name = connections.databases[told]["NAME"]
+    return lambda statement: asyncio.to_thread(shared_postgres.execute, statement, name)
+
+
+class UserSerializer(serializers.ModelSerializer[User]):
+    class Meta:
+        model = User
+        fields = ["id", "username"]
+
+
+class Users(ModelSSEView):
+    heartbeat = None
+    queryset = User.objects.all()
+    serializer_class = UserSerializer
+    depends_on = {Group: "user_set"}
+
+
+def users(alias: str, **options: Any) -> Any:
+    rows: QuerySet[User] = User.objects.using(alias)
+    return Users.as_view(queryset=rows, **options)
+
+
+def insert(*names: str) -> str:
+    rows = ", ".join(f"('', false, '{it}', '', '', '', false, true, now())" for it in names)
+    columns = (
+        "password, is_superuser, username, first_name, last_name, email, is_staff, is_active, "
+        "date_joined"
+    )
+    return f"INSERT INTO auth_user ({columns}) VALUES {rows}"
+
+
+async def test_relay_is_shared_by_groups_and_ends_with_the_last(
+    transactional_db: None,
+    told: str,
+    sql: Sql,
+    broker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(groups, "LINGER", 0.05)
+    async with connect(users("default")):  # SQLite has no triggers that could tell.
+        assert get_hub().attached["relays"] == {}
+        async with connect(users(told)) as one:
+            first = Copy(one)
+            await first.until("end")
+            [thread] = get_hub().attached["relays"].values()
+            async with connect(users(told, serializer_needs_request=True)) as two:
+                second = Copy(two)
+                await second.until("end")
+                assert list(get_hub().attached["relays"].values()) == [thread]
+                await sql(insert("ada"))
+                for copy in (first, second):
+                    assert (await copy.event())[1]["username"] == "ada"
+            assert thread.is_alive()
+        await eventually(lambda: not thread.is_alive())
+        assert get_hub().attached["relays"] == {}
+        thread.stop()  # Once more does no harm.
+    await sql("UPDATE auth_user SET username = 'bob'")
+    assert await sql("SELECT count(*) FROM django_sse_change") == "1"
+
+
+async def test_change_waits_while_the_broker_or_the_database_is_away(
+    told: str,
+    sql: Sql,
+    broker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    shared_postgres: PostgresServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    publish = changes.publish
+    faults = [
+        PublishFailed("away", may_be_stored=False),
+        PublishFailed("still away", may_be_stored=True),
+        RuntimeError("a fault of ours"),
+    ]
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if faults:
+            raise faults.pop(0)
+        return publish(*args, **kwargs)
+
+    monkeypatch.setattr(relay, "PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(changes, "publish", failing)
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(insert("ada"))
+        assert (await copy.event())[1]["username"] == "ada"
+        # One warning for as long as it is away, and the faults of the code all.
+        assert caplog.text.count("wait, trying again: PublishFailed: away") == 1
+        assert "still away" not in caplog.text
+        assert "cannot be told" in caplog.text
+
+        shared_postgres.cut(connections.databases[told]["NAME"])
+        await sql("UPDATE auth_user SET username = 'eve'")
+        assert (await copy.event())[1]["username"] == "eve"
+        assert caplog.text.count("wait, trying again") == 2
+
+
+async def test_many_rows_of_the_table_are_told_in_several_transactions(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "BATCH", 2)
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql("BEGIN; " + "; ".join(insert(f"user{it}") for it in range(5)) + "; COMMIT")
+        await copy.when({int(it) for it in (await sql("SELECT id FROM auth_user")).split()})
+        assert len(copy.rows) == 5
+
+
+async def test_too_many_rows_of_the_table_become_a_reset_for_those_that_are_open(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MANY", 3)
+    monkeypatch.setattr(relay, "PAUSES", (0.3, 0.3))
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        # As if this process had not been able to tell for long.
+        tell = changes.tell
+        monkeypatch.setattr(
+            relay, "tell", Mock(side_effect=PublishFailed("x", may_be_stored=False))
+        )
+        for name in "abcd":
+            await sql(insert(name))
+        monkeypatch.setattr(relay, "tell", tell)
+        await copy.until("end")
+        assert [name for name, _ in copy.events[-7:]] == [
+            *("reset", "begin", "created", "created", "created", "created", "end")
+        ]
+
+
+async def test_change_is_noticed_although_nothing_notifies(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind PgBouncer in transaction mode."""
+    monkeypatch.setattr(relay, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(outbox, "CHANNEL", "another_channel")
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(insert("ada"))
+        assert (await copy.event())[1]["username"] == "ada"
+
+
+async def test_missing_table_is_reported_with_its_remedy(
+    told: str, sql: Sql, broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await sql("DROP TABLE django_sse_change")
+    async with connect(users(told)) as stream:
+        await Copy(stream).until("end")
+    assert f"Make the table: manage.py migrate --database {told}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "junk",
+        "[]",
+        "7",
+        "{}",
+        '{"pk": 7}',
+        '{"pk": [], "via": 7}',
+        '{"pk": [], "via": {"a": 7}}',
+    ],
+)
+def test_what_cannot_be_read_may_be_any_row(said: str) -> None:
+    assert outbox._read(said) == {"all": True}
+
+
+async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
+    told: str, sql: Sql, broker: Any
+) -> None:
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql("SELECT django_sse_tell_1('nonsense', 'junk')")
+        await sql("SELECT django_sse_tell_1('auth.user', 'junk')")
+        await copy.until("end")
+        assert [name for name, _ in copy.events[-3:]] == ["reset", "begin", "end"]
+        await sql(insert("ada"))
+        assert (await copy.event())[1]["username"] == "ada"
+
+
+# What is told of a statement.
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Any]]:
+    found: list[tuple[list[str], Any]] = []
+    monkeypatch.setattr(
+        changes, "publish", lambda topics, text, **_: found.append((topics, json.loads(text)))
+    )
+    return found
+
+
+USERS, GROUPS = ["model:auth.user"], ["model:auth.group"]
+
+
+@pytest.mark.parametrize(
+    ("label", "said", "messages"),
+    [
+        ("auth.nothing", {"pk": [1]}, []),
+        ("nothing", {"pk": [1]}, []),
+        ("contenttypes.contenttype", {"pk": [1]}, []),
+        ("auth.user", {"pk": [1, 2, 3]}, [(USERS, {"pk": [1, 2]}), (USERS, {"pk": [3]})]),
+        ("auth.user", {"all": True}, [(USERS, {"pk": [], "all": True})]),
+        (
+            "auth.user_groups",
+            {"pk": [9], "via": {"user_id": [1, 2, 3], "group_id": [7], "other_id": None}},
+            [(USERS, {"pk": [1, 2]}), (USERS, {"pk": [3]}), (GROUPS, {"pk": [7]})],
+        ),
+        (
+            "auth.user_groups",
+            {"all": True},
+            [(USERS, {"pk": [], "all": True}), (GROUPS, {"pk": [], "all": True})],
+        ),
+    ],
+)
+def test_statement_is_told_in_messages_of_bounded_size(
+    label: str,
+    said: Any,
+    messages: list[Any],
+    published: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(changes, "CHUNK", 2)
+    monkeypatch.setattr(changes, "_watched", {User, Group})
+    monkeypatch.setattr(changes, "_dependents", {})
+    changes.tell(label, said)
+    assert published == messages
+
+
+def test_foreign_keys_before_and_after_a_statement_are_told(
+    published: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "CHUNK", 2)
+    [path] = paths_of("Groups", Group, {MEMBERSHIP: "group"})
+    monkeypatch.setattr(changes, "_watched", {User, Group, MEMBERSHIP})
+    monkeypatch.setattr(changes, "_dependents", {MEMBERSHIP: {(Group, path)}})
+    via = {"user_id": [1], "group_id": [7, 8, 9]}
+    changes.tell("auth.user_groups", {"pk": [4], "via": via})
+    own = [said for topics, said in published if topics == ["model:auth.user_groups"]]
+    assert own == [
+        {"pk": [4], "via": {"group_id": [7, 8]}},
+        {"pk": [], "via": {"group_id": [9]}},
+    ]
+
+
+# The declaration.
+
+
+def test_triggers_cover_the_table_of_a_proxy(covered: set[Any]) -> None:
+    class Person(User):
+        class Meta:
+            proxy = True
+            app_label = "shop"
+
+    trigger = StreamTrigger(pgtrigger.Update)
+    trigger.register(Person)
+    try:
+        assert covered == {User}
+        assert "'auth.user'" in trigger.get_func(Person)
+    finally:
+        trigger.unregister(Person)
+
+
+@pytest.mark.parametrize(("with_parent", "told_by_triggers"), [(False, False), (True, True)])
+def test_child_is_covered_only_with_its_parents(
+    with_parent: bool, told_by_triggers: bool, told: str, covered: set[Any]
+) -> None:
+    child: Any = Mock()
+    child._meta.concrete_model = child
+    child._meta.get_parent_list.return_value = [User]
+    covered.clear()
+    covered.update([child, User] if with_parent else [child])
+    assert outbox.is_covered(child, told) is told_by_triggers
+    assert not outbox.is_covered(child, "default")
+
+
+def test_triggers_need_one_column_as_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(User._meta, "pk", Mock(column=None))
+    [insert, _, _, truncate] = stream_triggers()
+    assert "{" in truncate.get_func(User)
+    with pytest.raises(ImproperlyConfigured, match="composite primary key"):
+        insert.get_func(User)
+
+
+def test_quotes_in_the_names_of_columns_are_kept() -> None:
+    field = models.IntegerField(primary_key=True, db_column='a"b')
+    meta = Mock(pk=field, local_concrete_fields=[], label_lower="shop.it's")
+    field.set_attributes_from_name("id")
+    func = stream_triggers()[0].get_func(Mock(_meta=Mock(concrete_model=Mock(_meta=meta))))
+    assert '"a""b"' in func
+    assert "'shop.it''s'" in func
