@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ LEASE = 1.5  # seconds
 FAILED = '{"state": "failed"}'
 
 Serve = Callable[..., Server]
+Environment = Callable[..., Mapping[str, str]]
 
 
 class Reader:
@@ -66,6 +69,14 @@ def read(server: Server, job: str, seen: Any = None, path: str = "/counting/") -
         yield Reader(response)
 
 
+def start_once(server: Server, headers: Mapping[str, str]) -> tuple[str, list[ServerSentEvent]]:
+    data = {"number": 5, "pause": 0.01}
+    url = server.url + "/counting/"
+    with httpx.stream("POST", url, json=data, headers=headers, timeout=20) as response:
+        reader = Reader(response)
+        return reader.job, reader.read()
+
+
 def cancel(server: Server, job: str, path: str = "/counting/") -> None:
     assert httpx.delete(f"{server.url}{path}{job}/").status_code == 204
 
@@ -74,19 +85,24 @@ def words(events: list[ServerSentEvent]) -> list[int]:
     return [int(str(it.data)) for it in events if it.event == "word"]
 
 
-@pytest.fixture(params=["redis", "sqlite"])
-def two_processes(
-    request: pytest.FixtureRequest, serve_jobs: Serve, tmp_path: Path
-) -> Iterator[tuple[Server, Server]]:
+@pytest.fixture(params=["redis", "sqlite", "postgresql", "mariadb"])
+def shared_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Environment]:
+    """``shared_broker(**settings)`` is the environment of processes that share a broker.
+
+    It is an empty one of each kind in turn.
+    """
+    if request.param == "redis":
+        yield partial(environment, redis(request.getfixturevalue("redis_server")))
+    else:
+        with new_database(request.param, request, tmp_path) as alias:
+            yield partial(environment, in_database(POLL=0.02), database=alias)
+
+
+@pytest.fixture
+def two_processes(shared_broker: Environment, serve_jobs: Serve) -> tuple[Server, Server]:
     """Daphne and Uvicorn, which share a broker."""
-    with ExitStack() as stack:
-        if request.param == "redis":
-            server = request.getfixturevalue("redis_server")
-            env = environment(redis(server), JOB_LEASE=LEASE)
-        else:
-            alias = stack.enter_context(new_database("sqlite", request, tmp_path))
-            env = environment(in_database(POLL=0.02), database=alias, JOB_LEASE=LEASE)
-        yield serve_jobs("daphne", env), serve_jobs("uvicorn", env)
+    env = shared_broker(JOB_LEASE=LEASE)
+    return serve_jobs("daphne", env), serve_jobs("uvicorn", env)
 
 
 def test_cut_connection_goes_on_at_another_process(two_processes: tuple[Server, Server]) -> None:
@@ -115,51 +131,62 @@ def test_other_process_cancels(two_processes: tuple[Server, Server]) -> None:
             assert len(words(it.events)) < 200
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("first", ["daphne", "uvicorn"])
-def test_server_ends_in_the_middle(
-    first: str, end: int, redis_server: RedisServer, serve_jobs: Serve
+def test_stopped_server_tells_the_end_at_once(
+    shared_broker: Environment, serve_jobs: Serve
 ) -> None:
-    env = environment(redis(redis_server), JOB_LEASE=LEASE)
-    here, there = serve_jobs(first, env), serve_jobs("uvicorn", env)
-    with start(here, 1000) as reader, read(there, reader.job) as watcher:
-        seen = reader.read(words=3)
-        watcher.read(words=3)
-        began = time.monotonic()
-        here.stop(signal=end)
-        assert str(watcher.read()[-1].data) == FAILED
-        took = time.monotonic() - began
-        # Only a process that was killed leaves it to the lease.
-        assert took < 3 * LEASE
-    here.start()
-    with read(here, reader.job, seen[-1].id) as again:
-        assert words(again.read()) == words(watcher.events)[3:]
-        assert str(again.events[-1].data) == FAILED
-
-
-def test_stopped_server_tells_the_end_at_once(redis_server: RedisServer, serve_jobs: Serve) -> None:
-    env = environment(redis(redis_server), JOB_LEASE=60)
+    env = shared_broker(JOB_LEASE=60)
+    there = serve_jobs("uvicorn", env)
     for name in ("daphne", "uvicorn"):
-        here, there = serve_jobs(name, env), serve_jobs("uvicorn", env)
+        here = serve_jobs(name, env)
+        with start(here, 1000) as reader, read(there, reader.job) as watcher:
+            seen = reader.read(words=3)[-1].id
+            watcher.read(words=3)
+            here.stop()
+            assert str(watcher.read()[-1].data) == FAILED
+        here.start()
+        with read(here, reader.job, seen) as again:
+            assert words(again.read()) == words(watcher.events)[3:]
+            assert str(again.events[-1].data) == FAILED
         with start(here, 1000) as reader:
             reader.read(words=1)
-        # No stream is open at the first server, which could keep it from ending.
+        # No stream is open at this server any more, which could keep it from ending.
         with read(there, reader.job) as watcher:
             watcher.read(words=3)
             here.stop()
             assert str(watcher.read()[-1].data) == FAILED
 
 
-def test_client_that_comes_after_the_crash_is_told(
-    redis_server: RedisServer, serve_jobs: Serve
-) -> None:
-    env = environment(redis(redis_server), JOB_LEASE=LEASE)
-    here, there = serve_jobs("daphne", env), serve_jobs("uvicorn", env)
-    with start(here, 1000) as reader:
-        reader.read(words=3)
-        here.stop(signal=signal.SIGKILL)
-    with read(there, reader.job) as later:
+def test_killed_process_fails_its_jobs(two_processes: tuple[Server, Server]) -> None:
+    here, there = two_processes
+    with start(here, 1000) as left_alone, start(here, 1000) as watched:
+        left_alone.read(words=3)
+        with read(there, watched.job) as watcher:
+            seen = watcher.read(words=3)[-1].id
+            began = time.monotonic()
+            here.stop(signal=signal.SIGKILL)
+            assert str(watcher.read()[-1].data) == FAILED
+            assert LEASE * 0.5 < time.monotonic() - began < 3 * LEASE
+    # Nobody followed the other job when its process died.
+    with read(there, left_alone.job) as later:
         assert str(later.read()[-1].data) == FAILED
+    here.start()
+    with read(here, watched.job, seen) as again:
+        assert words(again.read()) == words(watcher.events)[3:]
+        assert str(again.events[-1].data) == FAILED
+
+
+def test_posts_with_one_key_at_once_start_one_job(two_processes: tuple[Server, Server]) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        for attempt in range(5):
+            key = {"Idempotency-Key": f"at random {attempt:06}"}
+            started = [
+                threads.submit(start_once, server, key)
+                for _ in range(4)
+                for server in two_processes
+            ]
+            jobs, events = zip(*(it.result() for it in started), strict=True)
+            assert len(set(jobs)) == 1
+            assert all(words(it) == list(range(5)) for it in events), events
 
 
 def test_restarted_server_with_its_broker_in_memory_knows_no_job(serve_jobs: Serve) -> None:
