@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from django_sse.brokers.base import FIRST, INTERNAL, EventId, Message
 from django_sse.conf import conf
@@ -21,6 +21,29 @@ State = Literal["queued", "running", "cancelling", "done", "failed", "cancelled"
 #: The ends of a job.
 Ending = Literal["done", "failed", "cancelled"]
 ENDINGS: tuple[Ending, ...] = ("done", "failed", "cancelled")
+
+
+class StartedJob(TypedDict):
+    """The data of ``event: job``: the id with which clients come back."""
+
+    id: str
+
+
+class Progress(TypedDict):
+    """The data of ``event: progress``; ``total`` is ``None`` where nobody knows it."""
+
+    done: float
+    total: float | None
+
+
+class EndedJob(TypedDict):
+    """The data of ``event: end``."""
+
+    state: Ending
+
+
+#: The events that a job sends by itself.
+EVENTS: Mapping[str, type] = {"job": StartedJob, "progress": Progress, "end": EndedJob}
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16,100}", re.ASCII)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -22,14 +22,14 @@ from django_sse.exceptions import BrokerError, InvalidEvent, StreamFinished
 from django_sse.handshake.limits import ComeBackLater
 from django_sse.handshake.page import shows_page
 from django_sse.streams.sending import T, coroutine_or_generator
-from django_sse.topics.declarations import check_event
+from django_sse.topics.declarations import Declaration, check_event
 from django_sse.views import SSEView
 from django_sse.wire.events import ServerSentEvent, check_fields, encode_head, encode_tail
 from django_sse.wire.serialization import is_proxy
 
 from . import watch
 from .background import background
-from .records import ENDINGS, Ending, Job, find, is_job_id
+from .records import ENDINGS, EVENTS, Ending, Job, find, is_job_id
 from .run import Run, ask_to_end, create, end, new_run
 
 #: The header of the response with the job's id.
@@ -103,7 +103,30 @@ class JobView(SSEView[T], base=True):
                 f"{cls.__qualname__} must define `async def work(self)`, or `async def "
                 "enqueue(self, job_id)` for a task that does the work."
             )
+        events: Any = initkwargs.get("events", cls.events)
+        for name in cls._own_events():
+            if isinstance(events, Mapping) and name in events:
+                raise ImproperlyConfigured(
+                    f"{cls.__qualname__}.events must not have {name!r}: a job sends it by itself, "
+                    "and it is declared already. Give yours another name."
+                )
         return super().as_view(**initkwargs)
+
+    @classmethod
+    def _own_events(cls) -> dict[str, type]:
+        """Return the events that jobs of this view send by themselves, and their data."""
+        found = dict(EVENTS)
+        # The view declares what it sends in the place of these.
+        if defines(cls, JobView, "start_event"):
+            del found["job"]
+        if defines(cls, JobView, "end_event"):
+            del found["end"]
+        return found
+
+    def declarations(self, topics: Iterable[str]) -> tuple[Declaration, ...]:
+        """Return what the view and these topics declare, with the events of jobs."""
+        held = super().declarations(topics)
+        return (*held, Declaration("JobView", self._own_events())) if held else held
 
     # What a project defines.
 

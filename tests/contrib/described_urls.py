@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.permissions import AllowAny, IsAuthenticated
 
-from django_sse import SSEView, serializes, sse_path
+from django_sse import JobView, ServerSentEvent, SSEView, serializes, sse_path
 from django_sse.tickets import TicketAuthentication
 
 
@@ -64,9 +64,28 @@ class Generate(SSEView):
     topics = ["generate"]
 
 
+class Answer(JobView):
+    authentication_classes = [SessionAuthentication, TicketAuthentication]
+    serializer_class = PromptSerializer
+    events = {"token": str}
+
+    async def work(self) -> None:
+        """Tests read the document only."""
+
+
+class Chat(Answer):
+    events = {"token": str, None: dict}
+
+    def end_event(self, ending: str) -> ServerSentEvent:
+        return ServerSentEvent({"type": ending})
+
+
 urlpatterns = [
     sse_path("orders/<slug:shop>/", Orders),
     sse_path("clock/", Clock),
     sse_path("generate/", Generate),
     sse_path("prices/", Prices),
+    sse_path("answers/", Answer),
+    sse_path("answers/<str:job>/", Answer),
+    sse_path("chat/", Chat),
 ]

@@ -415,12 +415,16 @@ async def test_snapshot_of_a_job_at_work_goes_on_live(gate: asyncio.Semaphore) -
 
 async def test_events_of_a_protocol_of_its_own() -> None:
     class Chat(Words):
+        # Its own events stand in the place of these.
+        events = {"job": str, "end": str, "word": str}
+
         def start_event(self, job_id: str) -> None:
             return None
 
         def end_event(self, ending: str) -> ServerSentEvent:
             return ServerSentEvent("[DONE]" if ending == "done" else {"type": ending})
 
+    Chat.as_view()
     for _ in range(2):
         Words.gate.release()
     async with ask("to be", Chat) as stream:
@@ -524,6 +528,13 @@ async def test_views_that_cannot_work() -> None:
             def enqueue(self, job_id: str) -> None:  # type: ignore[override]
                 pass
 
+    class Declares(Words):
+        events = {"progress": float}
+
+    with pytest.raises(ImproperlyConfigured, match="must not have 'progress': a job sends it"):
+        Declares.as_view()
+    with pytest.raises(ImproperlyConfigured, match="must not have 'end': a job sends it"):
+        Words.as_view(events={"end": None})
     with pytest.raises(ImproperlyConfigured, match="takes the place of what JobView needs"):
 
         class Winding(Words):
