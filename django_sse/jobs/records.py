@@ -138,12 +138,11 @@ async def find(job_id: str) -> Job | None:
     """
     hub = get_hub()
     try:
-        async with asyncio.timeout(conf.publish_timeout):
-            found = await hub.listener.newest([record_topic(job_id)], 1)
+        with hub.visited():
+            async with asyncio.timeout(conf.publish_timeout):
+                found = await hub.listener.newest([record_topic(job_id)], 1)
     except TimeoutError as error:
         raise BrokerError(
             f"{hub.broker} did not say within {conf.publish_timeout:g} s what it knows of a job."
         ) from error
-    finally:
-        hub.let_go()
     return decode(found[0]) if found else None

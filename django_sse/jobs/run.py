@@ -114,13 +114,17 @@ class Run:
         With ``take_over``, the job was started elsewhere, and may have been worked on before: then
         its clients get a ``reset``. Raises ``BrokerError``.
         """
-        await self._listener.open()
-        found = await find(self.job.id)
-        if found is not None:
-            self._consider(found, new=take_over)
-        if not self.cancelled:
-            if take_over:
+        try:
+            await self._listener.open()
+            found = await find(self.job.id)
+            if found is not None:
+                self._consider(found, new=take_over)
+            if take_over and not self.cancelled:
                 await self._take_over()
+        except BaseException:
+            self._listener.close()
+            raise
+        if not self.cancelled:
             loop = asyncio.get_running_loop()
             self._renewing = loop.create_task(self._keep_renewing(), context=Context())
 

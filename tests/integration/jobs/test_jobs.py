@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import django
 import httpx
 import pytest
 
@@ -21,7 +22,9 @@ from django_sse.wire.events import EventDecoder, ServerSentEvent
 from tests.integration.topics.conftest import environment, in_database, memory, redis
 from tests.support.databases import new_database
 from tests.support.redis_server import RedisServer
-from tests.support.servers import ROOT, Server
+from tests.support.servers import FAULTS, ROOT, Server
+
+from .conftest import SETTINGS
 
 LEASE = 1.5  # seconds
 FAILED = '{"state": "failed"}'
@@ -198,52 +201,114 @@ def test_restarted_server_with_its_broker_in_memory_knows_no_job(serve_jobs: Ser
     assert httpx.get(f"{server.url}/counting/{reader.job}/").status_code == 404
 
 
-@pytest.fixture
-def celery(
-    redis_server: RedisServer, serve_jobs: Serve, tmp_path: Path
-) -> Iterator[tuple[Server, subprocess.Popen[bytes]]]:
-    """A server, and a worker of Celery over the same Redis."""
-    env = environment(redis(redis_server), JOB_LEASE=LEASE)
-    env["CELERY_BROKER"] = redis_server.url()
-    server = serve_jobs("uvicorn", env)
-    command = [sys.executable, "-m", "celery", "-A", "tests.integration.jobs.worker", "worker"]
-    command += ["--pool", "prefork", "--concurrency", "1", "--without-mingle", "--without-gossip"]
-    with (tmp_path / "celery.log").open("wb") as log:
-        worker = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+class Worker(NamedTuple):
+    """A server, and a worker of another process that works on its jobs."""
+
+    server: Server
+    process: subprocess.Popen[bytes]
+    path: str
+    log: Path
+
+
+CELERY = "-m celery -A tests.integration.jobs.worker worker --pool prefork --concurrency 1"
+DJANGO = "manage.py db_worker --no-reload --no-startup-delay --interval 0.05"
+#: The commands, the path of the view, and the databases of the broker.
+WORKERS = {
+    "celery": (f"{CELERY} --without-mingle --without-gossip", "/celery/", None),
+    "django": (DJANGO, "/task/", "postgresql"),
+    "django-coroutine": (DJANGO, "/coroutine/", "sqlite"),
+}
+
+
+@pytest.fixture(params=WORKERS)
+def worker(request: pytest.FixtureRequest, serve_jobs: Serve, tmp_path: Path) -> Iterator[Worker]:
+    """A worker of Celery over Redis, and one of Django's tasks over a database."""
+    command, path, database = WORKERS[request.param]
+    with ExitStack() as stack:
+        if database is None:
+            broker: RedisServer = request.getfixturevalue("redis_server")
+            env = environment(redis(broker), JOB_LEASE=LEASE) | {"CELERY_BROKER": broker.url()}
+        else:
+            pytest.importorskip("django_tasks_db")
+            alias = stack.enter_context(new_database(database, request, tmp_path))
+            env = environment(in_database(POLL=0.02), database=alias, JOB_LEASE=LEASE)
+        env["DJANGO_SETTINGS_MODULE"] = SETTINGS
+        if database is not None:
+            migrate = [sys.executable, "manage.py", "migrate", "-v", "0"]
+            subprocess.run(migrate, cwd=ROOT, env=env, check=True, timeout=60)
+        server = serve_jobs("uvicorn", env)
+        log = stack.enter_context((tmp_path / "worker.log").open("wb"))
+        process = subprocess.Popen(
+            [sys.executable, "-W", "always", *command.split()],
+            cwd=ROOT,
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
-            yield server, worker
+            yield Worker(server, process, path, tmp_path / "worker.log")
         finally:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def test_celery_works_and_is_cancelled(
-    celery: tuple[Server, subprocess.Popen[bytes]],
-) -> None:
-    server, _ = celery
-    with start(server, 20, "/celery/", pause=0.01) as reader:
+def test_worker_sends_and_is_cancelled(worker: Worker) -> None:
+    server, process, path, log = worker
+    with start(server, 1, path) as reader:
+        assert words(reader.read()) == [0]
+    before = threads_and_files(process.pid)
+    with start(server, 20, path, pause=0.01) as reader:
         seen = reader.read(words=5)
-    with read(server, reader.job, seen[-1].id, "/celery/") as again:
+    with read(server, reader.job, seen[-1].id, path) as again:
         assert words(again.read()) == list(range(5, 20))
         assert str(again.events[-1].data) == '{"state": "done"}'
         assert [it.data for it in again.events if it.event == "progress"][-1] == (
             '{"done": 20, "total": 20}'
         )
-    with start(server, 1000, "/celery/") as reader:
+    with start(server, 1000, path) as reader:
         reader.read(words=2)
-        cancel(server, reader.job, "/celery/")
+        cancel(server, reader.job, path)
         assert str(reader.read()[-1].data) == '{"state": "cancelled"}'
-    # The worker is free again.
-    with start(server, 2, "/celery/") as reader:
-        assert words(reader.read()) == [0, 1]
+    # The worker is free again, and no job leaves a thread or a connection behind in it.
+    for _ in range(8):
+        with start(server, 2, path) as reader:
+            assert words(reader.read()) == [0, 1]
+    deadline = time.monotonic() + 10
+    while (held := threads_and_files(process.pid)) > before + 10:
+        assert time.monotonic() < deadline, (before, held)
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 0
+    assert [it for it in FAULTS if it in log.read_text()] == []
+    assert "ResourceWarning" not in log.read_text()
 
 
-def test_killed_worker_fails_its_job(celery: tuple[Server, subprocess.Popen[bytes]]) -> None:
-    server, worker = celery
-    with start(server, 1000, "/celery/") as reader:
+def threads_and_files(process: int) -> int:
+    """Return how many threads and open files a process and its children have."""
+    here = Path(f"/proc/{process}")
+    children = (here / f"task/{process}/children").read_text().split()
+    own = len(list((here / "task").iterdir())) + len(list((here / "fd").iterdir()))
+    return own + sum(threads_and_files(int(child)) for child in children)
+
+
+def test_killed_worker_fails_its_job(worker: Worker) -> None:
+    with start(worker.server, 1000, worker.path) as reader:
         reader.read(words=2)
-        os.killpg(worker.pid, signal.SIGKILL)
+        os.killpg(worker.process.pid, signal.SIGKILL)
         assert str(reader.read()[-1].data) == FAILED
+
+
+@pytest.mark.parametrize("path", ["/task/", "/coroutine/"])
+def test_immediate_task_works_within_its_post(path: str, serve_jobs: Serve) -> None:
+    pytest.importorskip("django_tasks_db")
+    module = "django_tasks" if django.VERSION < (6, 0) else "django.tasks"
+    immediate = {"TASKS": f"{module}.backends.immediate.ImmediateBackend"}
+    server = serve_jobs("uvicorn", environment(memory()) | immediate)
+    with start(server, 3, path) as reader:
+        # All is stored by then.
+        with read(server, reader.job, path=path) as other:
+            assert words(other.read()) == [0, 1, 2]
+        assert words(reader.read()) == [0, 1, 2]
+        assert str(reader.events[-1].data) == '{"state": "done"}'
