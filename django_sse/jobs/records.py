@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
-from django_sse.brokers.base import FIRST, INTERNAL, EventId, Message
+from django.core.exceptions import ImproperlyConfigured
+
+from django_sse.brokers.base import FIRST, INTERNAL, EventId, Listener, Message
 from django_sse.conf import conf
 from django_sse.exceptions import BrokerError
 from django_sse.topics.hub import get_hub
@@ -134,9 +136,15 @@ def decode(message: Message) -> Job:
 async def find(job_id: str) -> Job | None:
     """Return a job, or ``None`` where the broker has no record of it.
 
-    Raises ``BrokerError`` where the broker does not answer within ``PUBLISH_TIMEOUT`` seconds.
+    Raises ``BrokerError`` where the broker does not answer within ``PUBLISH_TIMEOUT`` seconds, and
+    ``ImproperlyConfigured`` for one that cannot look backwards.
     """
     hub = get_hub()
+    if type(hub.listener).newest is Listener.newest:
+        raise ImproperlyConfigured(
+            f"{type(hub.broker).__qualname__} cannot find jobs: its listener has no newest(). Use "
+            "MemoryBroker, RedisBroker or DatabaseBroker, or define it."
+        )
     try:
         with hub.visited():
             async with asyncio.timeout(conf.publish_timeout):
