@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
 from django.core.exceptions import ImproperlyConfigured
@@ -106,6 +106,9 @@ class Job:
         return encode_head(json.dumps(values), None)
 
 
+_FIELDS = frozenset(it.name for it in fields(Job)) - {"record_id"}
+
+
 def job_topic(job_id: str) -> str:
     """Return the topic with a job's events, which other views may follow, too."""
     return f"job:{job_id}"
@@ -130,7 +133,8 @@ def decode(message: Message) -> Job:
     if values["start"] == FIRST:
         # The first record does not know its own id yet. All events of the job come after it.
         values["start"] = message.id
-    return Job(**values, record_id=message.id)
+    # A newer version of this package, in another process, may know more.
+    return Job(**{name: values[name] for name in _FIELDS & values.keys()}, record_id=message.id)
 
 
 async def find(job_id: str) -> Job | None:

@@ -60,19 +60,28 @@ async def end(job: Job, ending: Ending) -> None:
     Where several processes end a job at once, the first one counts. Raises ``PublishFailed``.
     """
     broker, timeout = get_broker(), conf.publish_timeout
-    last = await broker.apublish(
-        [job.topic],
-        job.last_event(ending),
-        key=LAST,
-        timeout=timeout,
-        idempotency_key=f"{INTERNAL}job:{job.id}:last",
-    )
-    await broker.apublish(
-        [record_topic(job.id)],
-        job.as_ended(ending, last).encode(),
-        timeout=timeout,
-        idempotency_key=f"{INTERNAL}job:{job.id}:end",
-    )
+    topic, head, once = _last_event(job, ending)
+    last = await broker.apublish([topic], head, key=LAST, timeout=timeout, idempotency_key=once)
+    topic, head, once = _last_record(job, ending, last)
+    await broker.apublish([topic], head, timeout=timeout, idempotency_key=once)
+
+
+def end_now(job: Job, ending: Ending, *, timeout: float) -> None:
+    """Do the same as ``end()`` without an event loop; ``timeout`` is in seconds, for each of the two steps."""
+    broker = get_broker()
+    topic, head, once = _last_event(job, ending)
+    last = broker.publish([topic], head, key=LAST, timeout=timeout, idempotency_key=once)
+    topic, head, once = _last_record(job, ending, last)
+    broker.publish([topic], head, timeout=timeout, idempotency_key=once)
+
+
+def _last_event(job: Job, ending: Ending) -> tuple[str, bytes, str]:
+    return job.topic, job.last_event(ending), f"{INTERNAL}job:{job.id}:last"
+
+
+def _last_record(job: Job, ending: Ending, last: EventId) -> tuple[str, bytes, str]:
+    record = job.as_ended(ending, last).encode()
+    return record_topic(job.id), record, f"{INTERNAL}job:{job.id}:end"
 
 
 async def ask_to_end(job: Job) -> None:
