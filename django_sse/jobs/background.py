@@ -114,12 +114,12 @@ class Background:
         known = job_id in self._starting or job_id in self
         if not known and conf.max_jobs is not None and len(self) >= conf.max_jobs:
             yield False
-            return
-        self._starting.add(job_id)
-        try:
-            yield True
-        finally:
-            self._starting.discard(job_id)
+        else:
+            self._starting.add(job_id)
+            try:
+                yield True
+            finally:
+                self._starting.discard(job_id)
 
     def begin(self, job: Job, work: Callable[[Run], Coroutine[Any, Any, None]]) -> None:
         """Work on a job in a task, with the context variables and the pool of threads of a stream.

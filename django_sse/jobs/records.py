@@ -143,6 +143,12 @@ async def find(job_id: str) -> Job | None:
     Raises ``BrokerError`` where the broker does not answer within ``PUBLISH_TIMEOUT`` seconds, and
     ``ImproperlyConfigured`` for one that cannot look backwards.
     """
+    found = await newest_message(record_topic(job_id))
+    return None if found is None else decode(found)
+
+
+async def newest_message(topic: str) -> Message | None:
+    """Return the newest message of a topic; raises what ``find()`` does."""
     hub = get_hub()
     if type(hub.listener).newest is Listener.newest:
         raise ImproperlyConfigured(
@@ -152,9 +158,9 @@ async def find(job_id: str) -> Job | None:
     try:
         with hub.visited():
             async with asyncio.timeout(conf.publish_timeout):
-                found = await hub.listener.newest([record_topic(job_id)], 1)
+                found = await hub.listener.newest([topic], 1)
     except TimeoutError as error:
         raise BrokerError(
             f"{hub.broker} did not say within {conf.publish_timeout:g} s what it knows of a job."
         ) from error
-    return decode(found[0]) if found else None
+    return found[0] if found else None

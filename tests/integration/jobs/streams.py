@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from asgiref.sync import sync_to_async
@@ -54,3 +55,11 @@ class InCoroutine(InTask):
 
     async def enqueue(self, job_id: str) -> None:
         await tasks.acount.aenqueue(job_id, self.data["number"], self.data["pause"])
+
+
+class Slowly(Counting):
+    """Takes its time to start."""
+
+    async def enqueue(self, job_id: str) -> None:
+        await sync_to_async(time.sleep)(0.5)
+        await super().enqueue(job_id)

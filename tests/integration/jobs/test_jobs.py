@@ -20,7 +20,8 @@ import pytest
 
 from django_sse.wire.events import EventDecoder, ServerSentEvent
 from tests.integration.topics.conftest import environment, in_database, memory, redis
-from tests.support.databases import new_database
+from tests.support.databases import database, new_database
+from tests.support.mariadb_server import MariaDBServer
 from tests.support.redis_server import RedisServer
 from tests.support.servers import FAULTS, ROOT, Server
 
@@ -72,10 +73,12 @@ def read(server: Server, job: str, seen: Any = None, path: str = "/counting/") -
         yield Reader(response)
 
 
-def start_once(server: Server, headers: Mapping[str, str]) -> tuple[str, list[ServerSentEvent]]:
+def start_once(
+    server: Server, headers: Mapping[str, str], path: str = "/counting/", timeout: float = 20
+) -> tuple[str, list[ServerSentEvent]]:
     data = {"number": 5, "pause": 0.01}
-    url = server.url + "/counting/"
-    with httpx.stream("POST", url, json=data, headers=headers, timeout=20) as response:
+    url = server.url + path
+    with httpx.stream("POST", url, json=data, headers=headers, timeout=timeout) as response:
         reader = Reader(response)
         return reader.job, reader.read()
 
@@ -199,6 +202,115 @@ def test_restarted_server_with_its_broker_in_memory_knows_no_job(serve_jobs: Ser
         server.stop()
     server.start()
     assert httpx.get(f"{server.url}/counting/{reader.job}/").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["daphne", "uvicorn"])
+def test_thousand_posts_at_once_start_as_many_jobs_as_the_process_takes(
+    name: str, redis_server: RedisServer, serve_jobs: Serve
+) -> None:
+    server = serve_jobs(name, environment(redis(redis_server), MAX_JOBS=20))
+
+    def post(_: int) -> tuple[int, str | None]:
+        data = {"number": 1_000_000, "pause": 0.1}
+        with httpx.stream("POST", server.url + "/counting/", json=data, timeout=60) as response:
+            assert response.status_code == 200 or int(response.headers["Retry-After"]) > 0
+            return response.status_code, response.headers.get("SSE-Job")
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(post, range(1000)))
+    jobs = [job for status, job in answers if status == 200]
+    assert {status for status, _ in answers} == {200, 503}
+    assert len(set(jobs)) == len(jobs) == 20
+    # Each of them works, and makes room once it is cancelled.
+    for job in jobs:
+        with read(server, str(job)) as reader:
+            reader.read(words=1)
+            cancel(server, str(job))
+            assert str(reader.read()[-1].data) == '{"state": "cancelled"}'
+    assert words(start_once(server, {})[1]) == list(range(5))
+
+
+@pytest.mark.parametrize("name", ["daphne", "uvicorn"])
+def test_post_whose_connection_breaks_is_found_when_it_is_sent_again(
+    name: str, redis_server: RedisServer, serve_jobs: Serve
+) -> None:
+    server = serve_jobs(name, environment(redis(redis_server)))
+    headers = {"Idempotency-Key": "at random 0123456789"}
+    with pytest.raises(httpx.ReadTimeout):
+        start_once(server, headers, "/slowly/", timeout=0.2)
+    _, events = start_once(server, headers, "/slowly/")
+    assert [it.event for it in events] == ["job", *["word"] * 5, "end"]
+    assert str(events[-1].data) == '{"state": "done"}'
+    assert words(start_once(server, headers, "/slowly/")[1]) == list(range(5))
+
+
+STRANGE = (
+    *("%00" * 20, "0123456789abcdef%00", "..%2f..%2f..%2fetc%2fpasswd", "a" * 7000, "%1fjob:" * 4),
+    *("%F0%9F%98%80" * 16, "%ff" * 16, "{}" * 10, "0" * 32, "job:0123456789abcdef"),
+)
+
+
+@pytest.mark.parametrize("name", ["daphne", "uvicorn"])
+def test_strange_ids_are_unknown(name: str, redis_server: RedisServer, serve_jobs: Serve) -> None:
+    server = serve_jobs(name, environment(redis(redis_server)))
+    for job in STRANGE:
+        for method in ("GET", "DELETE"):
+            for path in (f"/counting/{job}/", f"/counting/?job={job}"):
+                answer = httpx.request(method, server.url + path)
+                assert answer.status_code == 404, (method, path, answer.text)
+    with start(server, 3, pause=0) as reader:
+        reader.read()
+    for seen in (
+        "%00",
+        "x" * 5000,
+        "-1",
+        "99999999999999999999-99999999999999999999",
+        "é".encode(),
+    ):
+        headers: Any = {"Last-Event-ID": seen}
+        with httpx.stream("GET", f"{server.url}/counting/{reader.job}/", headers=headers) as again:
+            events = Reader(again).read()
+        assert [it.event for it in events] == ["reset", "job", "word", "word", "word", "end"]
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgresql", "mariadb"])
+def test_broker_is_away_in_the_middle_of_a_job(
+    kind: str, request: pytest.FixtureRequest, serve_jobs: Serve, tmp_path: Path
+) -> None:
+    """For longer than the lease; then all goes on, and each event comes once."""
+    with ExitStack() as stack:
+        limits = {"JOB_LEASE": LEASE, "PUBLISH_TIMEOUT": 1}
+        if kind == "redis":
+            broker = request.getfixturevalue("redis_server")
+            env = environment(redis(broker), **limits)
+        else:
+            if kind == "postgresql":
+                broker = request.getfixturevalue("postgres_server")
+            else:
+                broker = stack.enter_context(MariaDBServer())
+            stack.enter_context(request.getfixturevalue("django_db_blocker").unblock())
+            alias = stack.enter_context(database(broker.new_database()))
+            env = environment(in_database(POLL=0.02), database=alias, **limits)
+        here, there = serve_jobs("uvicorn", env), serve_jobs("uvicorn", env)
+        with start(here, 60, pause=0.02) as reader, read(there, reader.job) as watcher:
+            reader.read(words=5)
+            broker.pause()
+            try:
+                # A broker that is away is no 404, and no end.
+                answer = httpx.get(f"{there.url}/counting/{reader.job}/", timeout=20)
+                assert answer.status_code == 503
+                assert int(answer.headers["Retry-After"]) > 0
+                assert httpx.delete(f"{there.url}/counting/{reader.job}/").status_code == 503
+                json = {"number": 5}
+                assert httpx.post(here.url + "/counting/", json=json).status_code == 503
+                time.sleep(2 * LEASE)
+            finally:
+                broker.resume()
+            for it in (reader, watcher):
+                assert words(it.read()) == list(range(60))
+                assert str(it.events[-1].data) == '{"state": "done"}'
+        with start(here, 2) as reader:
+            assert words(reader.read()) == [0, 1]
 
 
 class Worker(NamedTuple):
