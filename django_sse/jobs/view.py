@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
 from rest_framework.exceptions import APIException, NotFound, ParseError
 
-from django_sse.brokers.base import FIRST, EventId
+from django_sse.brokers.base import FIRST, LAST, EventId
 from django_sse.conf import conf
 from django_sse.connection.stream import defines
 from django_sse.connection.tasks import settle
@@ -32,7 +32,7 @@ from django_sse.wire.serialization import check_serializer, is_proxy
 
 from . import watch
 from .background import background
-from .records import ENDINGS, EVENTS, Ending, Job, find, is_job_id
+from .records import ENDINGS, EVENTS, Ending, Job, find, is_job_id, newest_message
 from .run import Run, ask_to_end, create, end, new_run
 
 logger = logging.getLogger("django_sse")
@@ -321,8 +321,17 @@ class JobView(SSEView[T], base=True):
             raise StreamFinished
         self.headers.setdefault(HEADER, self.job.id)
         seen = self._seen()
-        if seen is not None and seen == self.job.end:
+        if seen is not None and await self._was_last(self.job, seen):
             raise StreamFinished  # The client has seen the last event.
+
+    async def _was_last(self, job: Job, seen: EventId) -> bool:
+        """Return whether the event that the client has seen was the last one."""
+        if job.ended or seen <= job.start:
+            return seen == job.end
+        # The record tells of the end a moment after the event was stored, and nothing more would
+        # come for this client.
+        newest = await newest_message(job.topic)
+        return newest is not None and newest.id == seen and newest.key == LAST
 
     async def _find(self, job_id: str | None) -> Job | None:
         if job_id is None and shows_page(self.request):
@@ -451,15 +460,7 @@ class JobView(SSEView[T], base=True):
         await super()._subscribe(anew=anew)
         if self.job is not None and self.close_reason is None and not self._watching:
             self._watching = True
-            watch.follow(self.job, self._note_end)
-
-    def _note_end(self, job: Job) -> None:
-        """End the stream of a client that had the last event before this stream began.
-
-        It came back before the record told of the end, and nothing more would come.
-        """
-        if job.end is not None and self._seen() == job.end:
-            self.end("completed")
+            watch.follow(self.job)
 
     async def _catch_up(self) -> None:
         await super()._catch_up()
@@ -478,7 +479,7 @@ class JobView(SSEView[T], base=True):
     def wind_up(self, reason: str) -> None:
         """End the stream as ``SSEView`` does, and the watch over the job."""
         if self._watching and self.job is not None:
-            watch.unfollow(self.job.id, self._note_end)
+            watch.unfollow(self.job.id)
         super().wind_up(reason)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 
@@ -23,24 +22,18 @@ logger = logging.getLogger("django_sse")
 class Watch:
     """Fails a job once nothing was heard of it for as long as its lease.
 
-    Each event loop has one for a job, however many of its clients follow the job. It calls
-    ``followers`` once it knows of the job's end.
+    Each event loop has one for a job, however many of its clients follow the job.
     """
 
     def __init__(self, job: Job) -> None:
         """Watch nothing yet."""
-        self.followers: set[Callable[[Job], None]] = set()
+        self.followers = 0
         self._job = job
         self._listener = TopicListener(record_topic(job.id), self._hear)
         # When something was heard last, and what; the time is that of the event loop.
         self._heard = asyncio.get_running_loop().time()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def job(self) -> Job:
-        """The newest record that was heard."""
-        return self._job
 
     def begin(self) -> None:
         """Begin to watch."""
@@ -60,9 +53,6 @@ class Watch:
         loop = asyncio.get_running_loop()
         try:
             await self._listener.open()
-            with suppress(BrokerError):
-                # A record may have come before the listener was open.
-                self._see(await find(self._job.id))
             while not self._job.ended:
                 left = self._heard + self._job.lease - loop.time()
                 if left > 0:
@@ -74,17 +64,8 @@ class Watch:
                     self._heard = loop.time()
                 else:
                     await self._fail()
-            for tell in tuple(self.followers):
-                tell(self._job)
         finally:
             self._listener.close()
-
-    def _see(self, found: Job | None) -> bool:
-        """Take over a record that is newer; return whether it is."""
-        if found is None or found.record_id <= self._job.record_id:
-            return False
-        self._job = found
-        return True
 
     async def _fail(self) -> None:
         """End the job as failed, unless something is heard of it after all."""
@@ -93,10 +74,12 @@ class Watch:
         loop = asyncio.get_running_loop()
         before, asked = self._job, loop.time()
         try:
-            if not self._see(await find(before.id)) and loop.time() - asked < 1:
+            found = await find(before.id)
+            if found is not None and found.record_id > before.record_id:
+                self._job = found
+            elif loop.time() - asked < 1:
                 logger.warning("The job %s has failed: its process has died.", before.id)
                 await end(before, "failed")
-                self._see(await find(before.id))
                 return
         except BrokerError:
             logger.debug("A job cannot be looked up while the broker is away.")
@@ -107,23 +90,21 @@ _watches: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}
 _closing: set[asyncio.Task[None]] = set()
 
 
-def follow(job: Job, tell: Callable[[Job], None]) -> None:
-    """Watch a job for one more client, on the running event loop; ``tell`` is called at its end."""
+def follow(job: Job) -> None:
+    """Watch a job for one more client, on the running event loop."""
     key = asyncio.get_running_loop(), job.id
     watch = _watches.get(key)
     if watch is None:
         watch = _watches[key] = Watch(job)
         watch.begin()
-    watch.followers.add(tell)
-    if watch.job.ended:
-        tell(watch.job)
+    watch.followers += 1
 
 
-def unfollow(job_id: str, tell: Callable[[Job], None]) -> None:
+def unfollow(job_id: str) -> None:
     """Note that a client has left; the last one ends the watch."""
     loop = asyncio.get_running_loop()
     watch = _watches[loop, job_id]
-    watch.followers.remove(tell)
+    watch.followers -= 1
     if not watch.followers:
         del _watches[loop, job_id]
         task = loop.create_task(watch.close(), context=Context())

@@ -15,8 +15,7 @@ from django_sse.brokers.memory import MemoryBroker
 from django_sse.exceptions import BrokerError
 from django_sse.jobs.background import background
 from django_sse.jobs.records import Job, find
-from django_sse.jobs.run import create, end
-from django_sse.jobs.watch import follow, unfollow
+from django_sse.jobs.run import create
 from django_sse.testing import connect
 from tests.support.waiting import eventually
 
@@ -63,32 +62,12 @@ async def test_client_that_had_the_end_before_the_record_tells_of_it(go: asyncio
         go.set()
         await first.read()
         job, last = first.headers["SSE-Job"], first.last_event_id
-    async with read(job, last) as second, read(job, last) as third:
-        for stream in (second, third):
-            assert stream.status_code == 200
-            await stream.receive_nothing()
-        broker.held.set()
-        for stream in (second, third):
-            await stream.read()
-            assert [it for it in stream.blocks if it.data is not None] == []
     async with read(job, last) as stream:
         assert stream.status_code == 204
-
-
-async def test_end_that_came_before_the_watch_is_known() -> None:
-    given = Job(id=ID, view="shop.A", owner=None, state="running", run="x", lease=60)
-    before = await create(given, once=False)
-    assert before is not None
-    await end(before, "done")
-    told: list[Job] = []
-
-    def tell(job: Job) -> None:
-        told.append(job)
-
-    follow(before, tell)
-    await eventually(lambda: told)
-    unfollow(ID, tell)
-    assert told == [await find(ID)]
+    broker.held.set()
+    async with read(job) as stream:
+        await stream.read()
+        assert stream.last_event_id == last
 
 
 async def test_job_at_work_in_this_process_has_not_died(go: asyncio.Event) -> None:
