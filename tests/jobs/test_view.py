@@ -246,6 +246,14 @@ async def test_repeated_post_is_the_same_job(gate: asyncio.Semaphore) -> None:
 
 
 async def test_posts_at_once_start_one_job() -> None:
+    class Slow(MemoryBroker):
+        """Lets all POSTs look for the job before one has stored it."""
+
+        async def apublish(self, *args: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.1)
+            return await super().apublish(*args, **options)
+
+    use_broker(Slow())
     options = {"user": User(pk=1), "headers": {"Idempotency-Key": "k"}}
 
     async def start() -> str:
