@@ -508,7 +508,7 @@ class Unclear(MemoryBroker):
                 self.waiting = (topics, *args), options
             elif self.calls % 3 == 0:
                 await super().apublish(topics, *args, **options)
-            if self.calls % 3 != 2:
+            if self.calls % 3 != 1:
                 raise PublishFailed("The broker is away.", may_be_stored=True)
         return await super().apublish(topics, *args, **options)
 
