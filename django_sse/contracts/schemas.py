@@ -101,8 +101,11 @@ class Schemas:
     def of_hint(self, hint: Any, overrides: Mapping[type, SerializerClass]) -> Schema:
         """Return the schema of a type annotation; of one that says nothing, that of anything."""
         known = isinstance(hint, type) or hint is None or is_list(hint) or is_union(hint)
-        if typing.get_origin(hint) is dict:
+        origin: Any = typing.get_origin(hint)
+        if origin is dict:
             return {"type": "object"}
+        if origin is typing.Literal:
+            return {"enum": list(typing.get_args(hint))}
         return self.of(hint, overrides) if known or typing.is_typeddict(hint) else {}
 
     def of_serializer(self, serializer_class: SerializerClass) -> Schema:

@@ -16,6 +16,7 @@ from django.contrib.admindocs.utils import (
 from django.urls import URLPattern, get_resolver
 from django.urls.resolvers import RoutePattern
 
+from django_sse.jobs.view import JobView
 from django_sse.streams.following import topics_of_class
 from django_sse.topics.declarations import RESERVED, Declared
 from django_sse.views import SSEView
@@ -48,7 +49,9 @@ def routed_streams() -> list[RoutedStream]:
 
 def methods_of(view: Any) -> list[str]:
     """Return the HTTP methods with which a client opens the stream."""
-    return [it.upper() for it in view.http_method_names if it in _METHODS]
+    # A job's DELETE cancels it, and answers without a stream.
+    opening = [it for it in _METHODS if it != "delete" or not isinstance(view, JobView)]
+    return [it.upper() for it in view.http_method_names if it in opening]
 
 
 def declared_events(view: Any) -> dict[str | None, list[Declared]]:

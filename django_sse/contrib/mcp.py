@@ -90,14 +90,13 @@ class EventStore(SDKEventStore):
     async def _read(self, after: EventId) -> Any:
         hub = get_hub()
         try:
-            async with asyncio.timeout(conf.publish_timeout):
-                return await hub.listener.replay([self._topic], after, _PAGE)
+            with hub.visited():
+                async with asyncio.timeout(conf.publish_timeout):
+                    return await hub.listener.replay([self._topic], after, _PAGE)
         except TimeoutError as error:
             raise BrokerError(
                 f"{hub.broker} did not answer within {conf.publish_timeout:g} s."
             ) from error
-        finally:
-            hub.let_go()
 
 
 class SessionManager(StreamableHTTPSessionManager):

@@ -7,6 +7,7 @@ and 3.1 know no such field: there, it is the extension ``x-itemSchema``.
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from rest_framework.serializers import BaseSerializer
 from django_sse.contracts.streams import OWN_EVENTS, declared_events
 from django_sse.handshake.form import serializer_of_body
 from django_sse.handshake.page import is_browsable
+from django_sse.jobs.view import HEADER, JobView
 from django_sse.rows.view import ModelSSEView
 from django_sse.tickets import TicketAuthentication
 from django_sse.topics.declarations import Declared, alternatives, declaring
@@ -35,6 +37,7 @@ _ERRORS = {
     "401": "Authentication credentials are missing or wrong.",
     "403": "The user may not open the stream.",
     "404": "There is no such stream.",
+    "409": "The job of this Idempotency-Key has ended, and is not kept any more.",
     "406": "The client does not accept text/event-stream.",
     "415": "The body is of a type that the stream does not read.",
     "429": "Too many requests, or too many streams; see Retry-After.",
@@ -214,6 +217,49 @@ class EventStreamSchema(AutoSchema):
         return build_basic_type(declared) or {}
 
 
+class JobSchema(EventStreamSchema):
+    """Describes the operations of a job: a POST starts it, a GET reads it, a DELETE cancels it."""
+
+    def get_operation_id(self) -> str:
+        """Return the id, with the path's arguments: a job's two routes differ in them alone."""
+        arguments: list[str] = re.findall(r"\{(\w+)\}", self.path)
+        return "_".join([super().get_operation_id(), *(f"by_{it}" for it in arguments[-1:])])
+
+    def get_override_parameters(self) -> list[Any]:
+        """Return how a client names the job, beside the parameters of a stream."""
+        found = super().get_override_parameters()
+        if self.method == "DELETE":
+            found = [it for it in found if "event" not in it.name.lower()]
+        if self.method == "POST":
+            text = "Makes a repeated POST the same job. The one of an anonymous client is random."
+            key = OpenApiParameter(
+                "Idempotency-Key", OpenApiTypes.STR, OpenApiParameter.HEADER, description=text
+            )
+            return [*found, key]
+        if "{" not in self.path:
+            text = "The id of the job."
+            found.append(OpenApiParameter("job", OpenApiTypes.STR, description=text))
+        return found
+
+    def _get_response_bodies(self, direction: Any = "response") -> dict[str, Any]:
+        responses = super()._get_response_bodies(direction)
+        if self.method == "DELETE":
+            del responses["200"]
+            responses["204"] = {"description": "The job is cancelled, or had ended."}
+        else:
+            header = {"description": "The id of the job.", "schema": {"type": "string"}}
+            responses["200"]["headers"] = {HEADER: header}
+        return responses
+
+    def _errors(self) -> Iterator[str]:
+        if self.method == "POST":
+            yield from super()._errors()
+            yield "409"
+        else:
+            # Neither reads a body. Any id may be unknown, also one in the query.
+            yield from sorted({*super()._errors(), "404"} - {"400", "415"})
+
+
 class SSEViewExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]
     """Lets every stream have its schema, also where a decorator has given it another one."""
 
@@ -224,7 +270,8 @@ class SSEViewExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]
         """Return the view with that schema."""
         view = self.target_callback.cls
         known = type(view.schema)
-        bases = (EventStreamSchema,) if known is AutoSchema else (EventStreamSchema, known)
+        own = JobSchema if issubclass(view, JobView) else EventStreamSchema
+        bases = (own,) if known is AutoSchema else (own, known)
         schema = type("EventStreamSchema", bases, {})()
         attributes = {
             "schema": schema,

@@ -30,11 +30,13 @@ CHECKED = (
     "events",
     "groups",
     "heartbeat",
+    "keep",
     "max_connections_per_user",
     "max_duration",
     "outbox_limit",
     "overflow",
     "presence",
+    "queue_timeout",
     "recheck_period",
     "renderer_class",
     "retry",
@@ -182,6 +184,14 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
         elif attribute in ("max_duration", "recheck_period") and not _is_duration(value):
             raise ImproperlyConfigured(
                 f"{where} must be a number of seconds above 0, a timedelta or None, got {value!r}."
+            )
+        elif attribute == "keep" and (value is None or not _is_duration(value)):
+            raise ImproperlyConfigured(
+                f"{where} must be a number of seconds from 0 on, or a timedelta, got {value!r}."
+            )
+        elif attribute == "queue_timeout" and not (value and _is_duration(value)):
+            raise ImproperlyConfigured(
+                f"{where} must be a number of seconds above 0, or a timedelta, got {value!r}."
             )
         elif attribute in ("outbox_limit", "max_connections_per_user") and not _is_count(value):
             raise ImproperlyConfigured(

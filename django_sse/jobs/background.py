@@ -6,23 +6,23 @@ import asyncio
 import atexit
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django_sse.brokers import get_broker
-from django_sse.brokers.base import INTERNAL, LAST
 from django_sse.conf import conf
 from django_sse.connection.shutdown import shutdown
-from django_sse.connection.tasks import LAST_PATIENCE, settle
+from django_sse.connection.tasks import LAST_PATIENCE, settle, stop
 from django_sse.connection.threads import Lane, pool
 from django_sse.exceptions import JobCancelled
 
 from .records import Ending, Job
-from .run import Run
+from .run import Run, end_now
 
 logger = logging.getLogger("django_sse")
 
-#: Seconds that a process which has ended its event loops takes to tell the broker of a job's end.
+#: Seconds that a process which has ended its event loops takes to tell the broker of its jobs' end.
 FAREWELL_SECONDS = 1.0
 
 
@@ -31,8 +31,11 @@ class _Work:
 
     def __init__(self, job: Job, work: Callable[[Run], Coroutine[Any, Any, None]]) -> None:
         self.loop = asyncio.get_running_loop()
-        self.run = Run(job, self.cancel)
+        self.run = Run(job, self._stop_soon)
         self._work = work
+        # Whether the process ends, and the work with it.
+        self._ends = False
+        self._stopping: asyncio.Task[None] | None = None
         self._lane: Lane = pool.lease()
         # The work keeps the request's context variables: its language, its time zone.
         context = contextvars.copy_context()
@@ -40,7 +43,24 @@ class _Work:
         self.task = self.loop.create_task(self._perform(), context=context)
 
     def cancel(self) -> None:
+        """End the work with its process."""
+        self._ends = True
         self.task.cancel()
+
+    def _stop_soon(self) -> None:
+        self._stopping = self.loop.create_task(self._stop(), context=contextvars.Context())
+
+    async def _stop(self) -> None:
+        if not await stop(self.task):
+            job = self.run.job
+            logger.warning(
+                "The work on the job %s of %s goes on, although it was cancelled several times: let "
+                "CancelledError pass.",
+                job.id,
+                job.view,
+            )
+            # Its clients have waited for long enough.
+            await self.run.close("cancelled")
 
     async def _perform(self) -> None:
         run = self.run
@@ -50,9 +70,14 @@ class _Work:
             await self._work(run)
             ending = "done"
         except (asyncio.CancelledError, JobCancelled):
-            # Without an order to cancel the job, it is the process that ends.
             if run.cancelled:
                 ending = "cancelled"
+            elif not self._ends:
+                logger.exception(
+                    "The job %s of %s has failed: its work has cancelled itself.",
+                    run.job.id,
+                    run.job.view,
+                )
         except Exception:
             logger.exception("The job %s of %s has failed.", run.job.id, run.job.view)
         finally:
@@ -69,19 +94,32 @@ class Background:
     def __init__(self) -> None:
         """Begin without jobs."""
         self._works: dict[str, _Work] = {}
+        self._starting: set[str] = set()
 
     def __contains__(self, job_id: str) -> bool:
         """Return whether this process works on a job."""
         return job_id in self._works
 
     def __len__(self) -> int:
-        """Return how many jobs this process works on."""
-        return len(self._works)
+        """Return how many jobs this process works on, or is about to."""
+        return len(self._works.keys() | self._starting)
 
-    @property
-    def full(self) -> bool:
-        """Whether this process works on as many jobs as ``MAX_JOBS`` says."""
-        return conf.max_jobs is not None and len(self) >= conf.max_jobs
+    @contextmanager
+    def place(self, job_id: str) -> Iterator[bool]:
+        """Keep a place for a job that starts within the block.
+
+        Yields False where this process works on as many jobs as ``MAX_JOBS`` says. Without the
+        place, all POSTs that come at once would find one.
+        """
+        known = job_id in self._starting or job_id in self
+        if not known and conf.max_jobs is not None and len(self) >= conf.max_jobs:
+            yield False
+        else:
+            self._starting.add(job_id)
+            try:
+                yield True
+            finally:
+                self._starting.discard(job_id)
 
     def begin(self, job: Job, work: Callable[[Run], Coroutine[Any, Any, None]]) -> None:
         """Work on a job in a task, with the context variables and the pool of threads of a stream.
@@ -112,16 +150,12 @@ class Background:
 
         Daphne does so.
         """
+        deadline = time.monotonic() + FAREWELL_SECONDS
         for work in list(self._works.values()):
-            job = work.run.job
+            left = deadline - time.monotonic()
             try:
-                get_broker().publish(
-                    [job.topic],
-                    job.last_event("failed"),
-                    key=LAST,
-                    timeout=FAREWELL_SECONDS,
-                    idempotency_key=f"{INTERNAL}job:{job.id}:last",
-                )
+                if left > 0:
+                    end_now(work.run.job, "failed", timeout=left)
             except Exception:
                 # Those who watch it find out, once its lease is over.
                 logger.debug("The end of a job could not be told.", exc_info=True)

@@ -7,10 +7,12 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict
 
-from django_sse.brokers.base import FIRST, INTERNAL, EventId, Message
+from django.core.exceptions import ImproperlyConfigured
+
+from django_sse.brokers.base import FIRST, INTERNAL, EventId, Listener, Message
 from django_sse.conf import conf
 from django_sse.exceptions import BrokerError
 from django_sse.topics.hub import get_hub
@@ -21,6 +23,29 @@ State = Literal["queued", "running", "cancelling", "done", "failed", "cancelled"
 #: The ends of a job.
 Ending = Literal["done", "failed", "cancelled"]
 ENDINGS: tuple[Ending, ...] = ("done", "failed", "cancelled")
+
+
+class StartedJob(TypedDict):
+    """The data of ``event: job``: the id with which clients come back."""
+
+    id: str
+
+
+class Progress(TypedDict):
+    """The data of ``event: progress``; ``total`` is ``None`` where nobody knows it."""
+
+    done: float
+    total: float | None
+
+
+class EndedJob(TypedDict):
+    """The data of ``event: end``."""
+
+    state: Ending
+
+
+#: The events that a job sends by itself.
+EVENTS: Mapping[str, type] = {"job": StartedJob, "progress": Progress, "end": EndedJob}
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16,100}", re.ASCII)
 
@@ -81,6 +106,9 @@ class Job:
         return encode_head(json.dumps(values), None)
 
 
+_FIELDS = frozenset(it.name for it in fields(Job)) - {"record_id"}
+
+
 def job_topic(job_id: str) -> str:
     """Return the topic with a job's events, which other views may follow, too."""
     return f"job:{job_id}"
@@ -105,22 +133,34 @@ def decode(message: Message) -> Job:
     if values["start"] == FIRST:
         # The first record does not know its own id yet. All events of the job come after it.
         values["start"] = message.id
-    return Job(**values, record_id=message.id)
+    # A newer version of this package, in another process, may know more.
+    return Job(**{name: values[name] for name in _FIELDS & values.keys()}, record_id=message.id)
 
 
 async def find(job_id: str) -> Job | None:
     """Return a job, or ``None`` where the broker has no record of it.
 
-    Raises ``BrokerError`` where the broker does not answer within ``PUBLISH_TIMEOUT`` seconds.
+    Raises ``BrokerError`` where the broker does not answer within ``PUBLISH_TIMEOUT`` seconds, and
+    ``ImproperlyConfigured`` for one that cannot look backwards.
     """
+    found = await newest_message(record_topic(job_id))
+    return None if found is None else decode(found)
+
+
+async def newest_message(topic: str) -> Message | None:
+    """Return the newest message of a topic; raises what ``find()`` does."""
     hub = get_hub()
+    if type(hub.listener).newest is Listener.newest:
+        raise ImproperlyConfigured(
+            f"{type(hub.broker).__qualname__} cannot find jobs: its listener has no newest(). Use "
+            "MemoryBroker, RedisBroker or DatabaseBroker, or define it."
+        )
     try:
-        async with asyncio.timeout(conf.publish_timeout):
-            found = await hub.listener.newest([record_topic(job_id)], 1)
+        with hub.visited():
+            async with asyncio.timeout(conf.publish_timeout):
+                found = await hub.listener.newest([topic], 1)
     except TimeoutError as error:
         raise BrokerError(
             f"{hub.broker} did not say within {conf.publish_timeout:g} s what it knows of a job."
         ) from error
-    finally:
-        hub.let_go()
-    return decode(found[0]) if found else None
+    return found[0] if found else None

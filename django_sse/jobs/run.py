@@ -16,12 +16,11 @@ from django_sse.conf import conf
 from django_sse.connection.tasks import stop
 from django_sse.exceptions import BrokerError, JobCancelled, PublishFailed, StreamClosed
 from django_sse.monitoring.metrics import counters
-from django_sse.topics.hub import get_hub
 from django_sse.topics.listening import TopicListener
 from django_sse.topics.publishing import check_size
 from django_sse.wire.events import encode_head
 
-from .records import Ending, Job, decode, find, record_topic
+from .records import Ending, Job, decode, find, newest_message, record_topic
 
 logger = logging.getLogger("django_sse")
 
@@ -60,19 +59,28 @@ async def end(job: Job, ending: Ending) -> None:
     Where several processes end a job at once, the first one counts. Raises ``PublishFailed``.
     """
     broker, timeout = get_broker(), conf.publish_timeout
-    last = await broker.apublish(
-        [job.topic],
-        job.last_event(ending),
-        key=LAST,
-        timeout=timeout,
-        idempotency_key=f"{INTERNAL}job:{job.id}:last",
-    )
-    await broker.apublish(
-        [record_topic(job.id)],
-        job.as_ended(ending, last).encode(),
-        timeout=timeout,
-        idempotency_key=f"{INTERNAL}job:{job.id}:end",
-    )
+    topic, head, once = _last_event(job, ending)
+    last = await broker.apublish([topic], head, key=LAST, timeout=timeout, idempotency_key=once)
+    topic, head, once = _last_record(job, ending, last)
+    await broker.apublish([topic], head, timeout=timeout, idempotency_key=once)
+
+
+def end_now(job: Job, ending: Ending, *, timeout: float) -> None:
+    """Do the same as ``end()`` without an event loop; ``timeout`` is in seconds, for each of the two steps."""
+    broker = get_broker()
+    topic, head, once = _last_event(job, ending)
+    last = broker.publish([topic], head, key=LAST, timeout=timeout, idempotency_key=once)
+    topic, head, once = _last_record(job, ending, last)
+    broker.publish([topic], head, timeout=timeout, idempotency_key=once)
+
+
+def _last_event(job: Job, ending: Ending) -> tuple[str, bytes, str]:
+    return job.topic, job.last_event(ending), f"{INTERNAL}job:{job.id}:last"
+
+
+def _last_record(job: Job, ending: Ending, last: EventId) -> tuple[str, bytes, str]:
+    record = job.as_ended(ending, last).encode()
+    return record_topic(job.id), record, f"{INTERNAL}job:{job.id}:end"
 
 
 async def ask_to_end(job: Job) -> None:
@@ -114,13 +122,17 @@ class Run:
         With ``take_over``, the job was started elsewhere, and may have been worked on before: then
         its clients get a ``reset``. Raises ``BrokerError``.
         """
-        await self._listener.open()
-        found = await find(self.job.id)
-        if found is not None:
-            self._consider(found, new=take_over)
-        if not self.cancelled:
-            if take_over:
+        try:
+            await self._listener.open()
+            found = await find(self.job.id)
+            if found is not None:
+                self._consider(found, new=take_over)
+            if take_over and not self.cancelled:
                 await self._take_over()
+        except BaseException:
+            self._listener.close()
+            raise
+        if not self.cancelled:
             loop = asyncio.get_running_loop()
             self._renewing = loop.create_task(self._keep_renewing(), context=Context())
 
@@ -142,42 +154,47 @@ class Run:
         """Send an event to the job's clients; waits while the broker is away.
 
         An event is stored once, also where it had to be tried again. Raises ``JobCancelled``,
-        ``StreamClosed`` after ``close()``, ``EventTooLarge``, and ``PublishFailed`` after
-        ``PATIENCE_SECONDS``.
+        ``StreamClosed`` after ``close()``, ``EventTooLarge``, and ``BrokerError``, as a rule
+        ``PublishFailed``, after ``PATIENCE_SECONDS``.
         """
         check_size(self.job.topic, len(head) + len(tail))
         async with self._turn:
             loop = asyncio.get_running_loop()
             deadline = loop.time() + PATIENCE_SECONDS
+            unclear = False
             while True:
                 if self._closed:
                     raise StreamClosed(f"The job {self.job.id} is over: send before its end.")
                 if self.cancelled:
                     raise JobCancelled(f"The job {self.job.id} was cancelled, or has ended.")
                 try:
+                    if unclear and await self._was_stored(head, tail):
+                        break
+                    unclear = False
                     self._last = await self._publish(head, tail, key)
                     break
-                except PublishFailed as error:
+                except BrokerError as error:
+                    unclear = unclear or getattr(error, "may_be_stored", False)
                     if loop.time() >= deadline:
                         raise
                     await asyncio.sleep(PAUSE_SECONDS)
-                    if error.may_be_stored and await self._was_stored():
-                        break
             counters.add_published()
 
     async def _publish(self, head: bytes, tail: bytes, key: str | None) -> EventId:
         timeout = conf.publish_timeout
         return await get_broker().apublish([self.job.topic], head, tail, key, timeout=timeout)
 
-    async def _was_stored(self) -> bool:
-        """Return whether the topic's newest event is newer than the last one that was confirmed.
+    async def _was_stored(self, head: bytes, tail: bytes) -> bool:
+        """Return whether an event was stored whose publishing was not confirmed.
 
-        Nothing else publishes to the topic while this is the job's work.
+        Nothing else publishes to the topic while this is the job's work. Raises ``BrokerError``.
         """
-        newest = await get_hub().listener.newest([self.job.topic], 1)
-        if not newest or newest[0].id == self._last:
+        # The broker may still be about to store it. It does so before it stores what comes later.
+        await self._renew()
+        newest = await newest_message(self.job.topic)
+        if newest is None or newest.id == self._last or (newest.head, newest.tail) != (head, tail):
             return False
-        self._last = newest[0].id
+        self._last = newest.id
         return True
 
     async def close(self, ending: Ending) -> None:

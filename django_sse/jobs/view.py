@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
+import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -14,23 +16,26 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
 from rest_framework.exceptions import APIException, NotFound, ParseError
 
-from django_sse.brokers.base import EventId
+from django_sse.brokers.base import FIRST, LAST, EventId
 from django_sse.conf import conf
 from django_sse.connection.stream import defines
+from django_sse.connection.tasks import settle
 from django_sse.connection.users import is_authenticated, user_key
 from django_sse.exceptions import BrokerError, InvalidEvent, StreamFinished
 from django_sse.handshake.limits import ComeBackLater
 from django_sse.handshake.page import shows_page
 from django_sse.streams.sending import T, coroutine_or_generator
-from django_sse.topics.declarations import check_event
+from django_sse.topics.declarations import Declaration, check_event
 from django_sse.views import SSEView
 from django_sse.wire.events import ServerSentEvent, check_fields, encode_head, encode_tail
-from django_sse.wire.serialization import is_proxy
+from django_sse.wire.serialization import check_serializer, is_proxy
 
 from . import watch
 from .background import background
-from .records import ENDINGS, Ending, Job, find, is_job_id
+from .records import ENDINGS, EVENTS, Ending, Job, find, is_job_id, newest_message
 from .run import Run, ask_to_end, create, end, new_run
+
+logger = logging.getLogger("django_sse")
 
 #: The header of the response with the job's id.
 HEADER = "SSE-Job"
@@ -38,6 +43,14 @@ HEADER = "SSE-Job"
 LEAST_KEY = 16
 #: More events than any history has.
 _ALL = 1_000_000
+
+
+#: What ``SSEView`` has and a job has no use for, and what a job does instead.
+_UNUSED = {
+    "stream": "sends what work() sends",
+    "topics": "follows the topic of its job; add others in get_topics(), beside super()'s",
+    "rewind": "sends all events of its job that are kept",
+}
 
 
 class JobGone(APIException):
@@ -103,7 +116,38 @@ class JobView(SSEView[T], base=True):
                 f"{cls.__qualname__} must define `async def work(self)`, or `async def "
                 "enqueue(self, job_id)` for a task that does the work."
             )
+        given = {it: initkwargs.get(it, getattr(cls, it)) for it in (*_UNUSED, "events")}
+        for name, instead in _UNUSED.items():
+            if given[name] and given[name] != getattr(JobView, name):
+                raise ImproperlyConfigured(
+                    f"{cls.__qualname__} must not have {name}: a JobView {instead}."
+                )
+        serializer_class = initkwargs.get("serializer_class", cls.serializer_class)
+        if serializer_class is not None and not hasattr(serializer_class, "__get__"):
+            check_serializer(f"{cls.__qualname__}.serializer_class", serializer_class)
+        for name in cls._own_events():
+            if isinstance(given["events"], Mapping) and name in given["events"]:
+                raise ImproperlyConfigured(
+                    f"{cls.__qualname__}.events must not have {name!r}: a job sends it by itself, "
+                    "and it is declared already. Give yours another name."
+                )
         return super().as_view(**initkwargs)
+
+    @classmethod
+    def _own_events(cls) -> dict[str, type]:
+        """Return the events that jobs of this view send by themselves, and their data."""
+        found = dict(EVENTS)
+        # The view declares what it sends in the place of these.
+        if defines(cls, JobView, "start_event"):
+            del found["job"]
+        if defines(cls, JobView, "end_event"):
+            del found["end"]
+        return found
+
+    def declarations(self, topics: Iterable[str]) -> tuple[Declaration, ...]:
+        """Return what the view and these topics declare, with the events of jobs."""
+        held = super().declarations(topics)
+        return (*held, Declaration("JobView", self._own_events())) if held else held
 
     # What a project defines.
 
@@ -173,7 +217,10 @@ class JobView(SSEView[T], base=True):
         return ServerSentEvent({"state": ending}, event="end")
 
     async def progress(self, done: float, total: float | None = None) -> None:
-        """Send ``event: progress`` with ``{"done": …, "total": …}``, from ``work()``."""
+        """Send ``event: progress`` with ``{"done": …, "total": …}``, from ``work()``.
+
+        Raises ``ValueError`` for a number that JSON does not know, and what ``send()`` does.
+        """
         assert self._run is not None, "progress() is for work()."
         await self._run.publish(progress_head(done, total), key="progress")
 
@@ -274,8 +321,17 @@ class JobView(SSEView[T], base=True):
             raise StreamFinished
         self.headers.setdefault(HEADER, self.job.id)
         seen = self._seen()
-        if seen is not None and self.job.end is not None and seen >= self.job.end:
+        if seen is not None and await self._was_last(self.job, seen):
             raise StreamFinished  # The client has seen the last event.
+
+    async def _was_last(self, job: Job, seen: EventId) -> bool:
+        """Return whether the event that the client has seen was the last one."""
+        if job.ended or seen <= job.start:
+            return seen == job.end
+        # The record tells of the end a moment after the event was stored, and nothing more would
+        # come for this client.
+        newest = await newest_message(job.topic)
+        return newest is not None and newest.id == seen and newest.key == LAST
 
     async def _find(self, job_id: str | None) -> Job | None:
         if job_id is None and shows_page(self.request):
@@ -295,9 +351,6 @@ class JobView(SSEView[T], base=True):
         job_id = secrets.token_hex(16) if key is None else self._id_of(key)
         if key is not None and (job := await self._existing(job_id)) is not None:
             return job
-        # A view that only starts a task of another process defines no work().
-        if defines(type(self), JobView, "work") and background.full:
-            raise ComeBackLater("This server works on as many jobs as it takes.", status=503)
         in_process = not defines(type(self), JobView, "enqueue")
         given = Job(
             id=job_id,
@@ -308,15 +361,39 @@ class JobView(SSEView[T], base=True):
             lease=conf.job_lease if in_process else _seconds(self.queue_timeout),
             endings=self._endings(),
         )
-        created = await create(given, once=key is not None)
+        # A view that only starts a task of another process defines no work().
+        if not defines(type(self), JobView, "work"):
+            return await self._started(given, once=key is not None)
+        with background.place(job_id) as place:
+            if not place:
+                raise ComeBackLater("This server works on as many jobs as it takes.", status=503)
+            return await self._started(given, once=key is not None)
+
+    async def _started(self, given: Job, *, once: bool) -> Job:
+        """Create a job and start its work, also where the client leaves meanwhile.
+
+        A client that sends its POST again shall not find a job that has failed, because the first
+        connection broke.
+        """
+        task = asyncio.get_running_loop().create_task(self._create(given, once=once))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await settle(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.error("A job of %s could not be started.", given.view, exc_info=error)
+            raise
+
+    async def _create(self, given: Job, *, once: bool) -> Job:
+        created = await create(given, once=once)
         if created is None:
-            job = await self._existing(job_id)
+            job = await self._existing(given.id)
             assert job is not None
             return job
         self.job = created
         try:
             await self._send_start(created)
-            await self.enqueue(job_id)
+            await self.enqueue(created.id)
         except BaseException:
             await end(created, "failed")
             raise
@@ -368,13 +445,16 @@ class JobView(SSEView[T], base=True):
         return EventId.parse(seen) if seen else None
 
     def _resumes_after(self) -> str | None:
+        assert self.job is not None, "The page without a job opens no stream."
         seen = self.last_event_id or None
-        if self.job is None:
-            return seen
-        if seen is not None and ((known := self._seen()) is None or known >= self.job.start):
-            return seen
-        # A fresh client gets the job from its beginning; so does one with the id of an older job.
-        return str(self.job.start)
+        known = self._seen()
+        if seen is None or (known is not None and known < self.job.start):
+            # A fresh client gets the job from its beginning; so does one with the id of an older job.
+            return str(self.job.start)
+        if known is not None and self.job.end is not None and known > self.job.end:
+            # It is no event of this job. Nothing comes after it: let the client begin anew.
+            return str(FIRST)
+        return seen
 
     async def _subscribe(self, *, anew: bool) -> None:
         await super()._subscribe(anew=anew)
@@ -405,7 +485,8 @@ class JobView(SSEView[T], base=True):
 
 def progress_head(done: float, total: float | None) -> bytes:
     """Return the event of a progress, encoded up to its id."""
-    return encode_head(json.dumps({"done": done, "total": total}), "progress")
+    # NaN and infinity are no JSON, and a page could not read them.
+    return encode_head(json.dumps({"done": done, "total": total}, allow_nan=False), "progress")
 
 
 def _seconds(duration: float | timedelta) -> float:

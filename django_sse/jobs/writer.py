@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from django.utils.asyncio import async_unsafe
 
 from django_sse.exceptions import InvalidEvent, JobCancelled, StreamClosed
-from django_sse.topics.hub import close_idle_hub
+from django_sse.topics.hub import close_idle_hub, close_unused_hub
 from django_sse.topics.publishing import Words
 from django_sse.wire.events import ServerSentEvent, check_fields, encode_head, encode_tail
 from django_sse.wire.serialization import SerializerClass, evaluated, look_through
@@ -129,14 +129,11 @@ class JobWriter:
     async def abegin(self) -> None:
         """Do the same as ``begin()`` from a coroutine."""
         if self._run is None:
-            job = await find(self.id)
-            if job is None:
-                raise LookupError(
-                    f"There is no job {self.id!r}: a JobView starts it, and the broker keeps it."
-                )
-            run = Run(job)
-            await run.begin(take_over=True)
-            self._run = run
+            try:
+                self._run = await self._begun()
+            except BaseException:
+                await close_unused_hub()
+                raise
 
     async def asend(
         self,
@@ -185,6 +182,16 @@ class JobWriter:
         await self.afail()
         return False
 
+    async def _begun(self) -> Run:
+        job = await find(self.id)
+        if job is None:
+            raise LookupError(
+                f"There is no job {self.id!r}: a JobView starts it, and the broker keeps it."
+            )
+        run = Run(job)
+        await run.begin(take_over=True)
+        return run
+
     def _publish(self, head: bytes, tail: bytes, key: str | None = None) -> None:
         assert self._run is not None
         if self._thread is None or self._over:
@@ -205,7 +212,11 @@ class JobWriter:
         assert self._run is not None
         if not self._over:
             self._over = True
-            await self._run.close("cancelled" if self._run.cancelled else ending)
+            try:
+                await self._run.close("cancelled" if self._run.cancelled else ending)
+            finally:
+                # The event loop of a task ends with it, and would leave the broker's connections open.
+                await close_unused_hub()
 
 
 class _Thread:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from typing import Any
 
@@ -207,6 +207,26 @@ class Hub:
         except Exception:
             logger.exception("This process cannot receive orders to end streams.")
 
+    @contextmanager
+    def visited(self) -> Iterator[None]:
+        """Keep the listener open within the block, which asks it something."""
+        self._guests += 1
+        try:
+            yield
+        finally:
+            self._guests -= 1
+            self.let_go()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing follows a topic, and neither a stream nor a question needs the hub."""
+        # A stream in its handshake has no loop yet; it may get this one.
+        return not (
+            self._cohorts
+            or self._guests
+            or any(stream.event_loop in (self._loop, None) for stream in roster.streams())
+        )
+
     def let_go(self) -> None:
         """Close the listener in ``LINGER`` seconds, unless there are followers or streams by then."""
         if self._timer is None and not self._cohorts and not self.closed:
@@ -266,12 +286,9 @@ class Hub:
 
     def _expire(self) -> None:
         self._timer = None
-        # A stream in its handshake has no loop yet; it may get this one.
-        if self._guests or any(
-            stream.event_loop in (self._loop, None) for stream in roster.streams()
-        ):
+        if not self.unused:
             self.let_go()
-        elif not self._cohorts and not self.closed:
+        elif not self.closed:
             # Retire now. Before the task has its first turn, a new follower may come, and needs a
             # new hub.
             self._retire()
@@ -306,4 +323,11 @@ async def close_idle_hub() -> None:
         stream.event_loop in (loop, None) for stream in roster.streams()
     ):
         await close_idle_register()
+        await hub.aclose()
+
+
+async def close_unused_hub() -> None:
+    """Close the hub of the running event loop now if nothing needs it, since the loop may end soon."""
+    hub = _hubs.get(asyncio.get_running_loop())
+    if hub is not None and hub.unused:
         await hub.aclose()

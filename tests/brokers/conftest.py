@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from django_sse.brokers.base import Broker
 from django_sse.brokers.database import DatabaseBroker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.brokers.redis import RedisBroker
+from tests.docs.pages import ROOT, files
 from tests.support.databases import new_database
 from tests.support.ear import Ear
 from tests.support.redis_server import RedisServer
@@ -55,23 +57,43 @@ def redis_broker(redis_server: RedisServer) -> Iterator[MakeBroker]:
 @pytest.fixture(params=["memory", "redis", "sqlite", "postgresql", "mariadb"])
 def make_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBroker]:
     """``make_broker(**OPTIONS)`` makes a broker of each kind in turn, without any data."""
+    with making(request.param, request, tmp_path) as make:
+        yield make
+
+
+@contextmanager
+def making(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterator[MakeBroker]:
+    """Yield a function that makes brokers of a kind, which are closed at the end.
+
+    The kind ``"documented"`` is the example of the documentation.
+    """
     brokers: list[Broker] = []
     with ExitStack() as stack:
 
         def make(**options: Any) -> Broker:
-            if request.param == "memory":
+            if kind == "memory":
                 brokers.append(MemoryBroker("", options))
-            elif request.param == "redis":
+            elif kind == "redis":
                 url = request.getfixturevalue("shared_redis").url()
                 brokers.append(RedisBroker(url, {"PREFIX": next(_prefixes)} | options))
+            elif kind == "documented":
+                file = directory / next(_prefixes)
+                brokers.append(_documented()(str(file), options))
             else:
-                alias = stack.enter_context(new_database(request.param, request, tmp_path))
+                alias = stack.enter_context(new_database(kind, request, directory))
                 brokers.append(DatabaseBroker("", {"USING": alias} | options))
             return brokers[-1]
 
         yield make
         for broker in brokers:
             broker.close()
+
+
+@cache
+def _documented() -> Any:
+    names: dict[str, Any] = {"__name__": "shop.filebroker"}
+    exec(files(ROOT / "docs" / "brokers.md")["shop/filebroker.py"], names)
+    return names["FileBroker"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from django.urls import include, path, re_path
 from jsonschema import Draft7Validator
 from rest_framework import serializers
 
-from django_sse import ServerSentEvent, SSEView, Topic, sse_path
+from django_sse import JobView, ServerSentEvent, SSEView, Topic, sse_path
 from django_sse.testing import connect
 from tests.support.npm import ASYNCAPI, install, node
 
@@ -72,10 +72,22 @@ class Rooms(SSEView):
     topics = ["rooms"]
 
 
+class Counting(JobView):
+    """Counts to two."""
+
+    events = {"number": int}
+
+    async def work(self) -> None:
+        await self.progress(0)
+        await self.send(1, event="number")
+        await self.progress(1, 2)
+
+
 inner = [sse_path("<int:room>/", Rooms, name="room"), sse_path("other/", Rooms, name="room")]
 urlpatterns = [
     sse_path("groups/", Groups),
     path("rooms/<slug:shop>/", include((inner, "rooms"))),
+    sse_path("counting/", Counting),
     re_path(r"^old/(?P<year>[0-9]{4})/$", Rooms.as_view(), name="old"),
 ]
 
@@ -137,6 +149,7 @@ def test_channels_and_operations_are_those_of_the_streams(tmp_path: Path) -> Non
         "Groups": "/groups/",
         "rooms_room": "/rooms/{shop}/{room}/",
         "rooms_room_2": "/rooms/{shop}/other/",
+        "Counting": "/counting/",
         "old": "/old/{year}/",
     }
     assert channels["Groups"]["description"] == "The groups."
@@ -153,15 +166,36 @@ def test_channels_and_operations_are_those_of_the_streams(tmp_path: Path) -> Non
     assert operations["send_Groups"] == ("send", "#/channels/Groups", "GET")
     assert operations["send_old_get"] == ("send", "#/channels/old", "GET")
     assert operations["send_old_post"] == ("send", "#/channels/old", "POST")
-    assert len(operations) == 7
+    # A DELETE cancels a job, and opens no stream.
+    assert [it for it in operations if "Counting" in it] == [
+        "send_Counting_get",
+        "send_Counting_post",
+    ]
+    assert len(operations) == 9
 
 
-@pytest.mark.usefixtures("urls")
+@pytest.mark.usefixtures("urls", "broker")
 async def test_each_event_is_valid_as_the_one_message_of_its_name(tmp_path: Path) -> None:
     document = written(tmp_path / "asyncapi.json")
     messages = document["channels"]["Groups"]["messages"].values()
     async with connect(Groups) as stream:
-        events = [await stream.receive() for _ in range(8)]
+        hold(messages, [await stream.receive() for _ in range(8)], document)
+    opened = next(it["payload"] for it in messages if it["name"] == "opened")
+    assert opened == {"anyOf": [{"type": "string"}, {"const": ""}, {"type": "integer"}]}
+    kinds = {it["name"]: it.get("contentType") for it in messages}
+    assert kinds["group"] == "application/json"
+    assert kinds["end"] == kinds["text"] == "text/plain"
+    assert kinds["either"] is None
+    of_job = document["channels"]["Counting"]["messages"].values()
+    async with connect(Counting, method="POST") as stream:
+        hold(of_job, [await stream.receive() for _ in range(5)], document)
+        assert [it.event for it in stream.blocks if it.data is not None] == [
+            "job", "progress", "number", "progress", "end",
+        ]  # fmt: skip
+
+
+def hold(messages: Any, events: list[ServerSentEvent], document: dict[str, Any]) -> None:
+    """Hold events to the messages of a channel."""
     for event in events:
         headers = {
             name: value
@@ -175,12 +209,6 @@ async def test_each_event_is_valid_as_the_one_message_of_its_name(tmp_path: Path
         assert valid(message["payload"], data, document), message
         # Each payload says something: a value that never comes is found.
         assert not valid(message["payload"], [None], document), message
-    opened = next(it["payload"] for it in messages if it["name"] == "opened")
-    assert opened == {"anyOf": [{"type": "string"}, {"const": ""}, {"type": "integer"}]}
-    kinds = {it["name"]: it.get("contentType") for it in messages}
-    assert kinds["group"] == "application/json"
-    assert kinds["end"] == kinds["text"] == "text/plain"
-    assert kinds["either"] is None
 
 
 def valid(schema: dict[str, Any], value: Any, document: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from django.test import override_settings
 from django.urls import path
 from rest_framework import serializers
 
-from django_sse import Heartbeat, SSEView, Topic, sse_path
+from django_sse import Heartbeat, JobView, SSEView, Topic, sse_path
 from django_sse.contracts.typescript import runtime_for_build
 from tests.docs.pages import ROOT
 from tests.support.npm import install, node
@@ -60,7 +60,15 @@ class Free(SSEView):
     topics = ["typed-free"]
 
 
+class Work(JobView):
+    events = {"line": str}
+
+    async def work(self) -> None:
+        """Tests read its declarations only."""
+
+
 urlpatterns = [
+    sse_path("work/", Work),
     sse_path("orders/", Orders, name="shop_orders"),
     sse_path("rooms/new/", Orders, name="shop-orders"),
     sse_path("rooms/<int:pk>/", Room),
@@ -105,6 +113,17 @@ connect("/rooms/7/", { "a-line": (line) => (typeof line === "string" ? line : Ob
 connect("/rooms/7/", { order() {} });
 connect("/rooms/new/", { order() {} });
 connect<"/orders/">(new URL("https://api.example.org/orders/"), { order: (it) => it.state });
+connect("/work/", {
+  line: (text: string) => text,
+  job: ({ id }) => id.length,
+  progress: ({ done, total }) => (total === null ? "…" : done / total),
+  end({ state }) {
+    const ended: "done" | "failed" | "cancelled" = state;
+    // @ts-expect-error
+    const other: "running" = state;
+    console.log(ended, other);
+  },
+});
 connect("/free/", { anything(data: { a: number }) { return data.a; } });
 connect("/elsewhere/", { anything() {} }, { json: { prompt: "…" }, onState: (_, error) => error?.status });
 

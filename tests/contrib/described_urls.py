@@ -12,7 +12,7 @@ from rest_framework.authentication import SessionAuthentication, TokenAuthentica
 from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.routers import DefaultRouter
 
-from django_sse import ModelSSEView, SSEView, serializes, sse_path
+from django_sse import JobView, ModelSSEView, ServerSentEvent, SSEView, serializes, sse_path
 from django_sse.tickets import TicketAuthentication
 
 
@@ -79,6 +79,24 @@ class Users(ModelSSEView):
 
 router = DefaultRouter()
 router.register("people", Users)
+
+
+class Answer(JobView):
+    authentication_classes = [SessionAuthentication, TicketAuthentication]
+    serializer_class = PromptSerializer
+    events = {"token": str}
+
+    async def work(self) -> None:
+        """Tests read the document only."""
+
+
+class Chat(Answer):
+    events = {"token": str, None: dict}
+
+    def end_event(self, ending: str) -> ServerSentEvent:
+        return ServerSentEvent({"type": ending})
+
+
 urlpatterns = [
     path("routed/", include(router.urls)),
     sse_path("users/", Users),
@@ -87,4 +105,7 @@ urlpatterns = [
     sse_path("clock/", Clock),
     sse_path("generate/", Generate),
     sse_path("prices/", Prices),
+    sse_path("answers/", Answer),
+    sse_path("answers/<str:job>/", Answer),
+    sse_path("chat/", Chat),
 ]

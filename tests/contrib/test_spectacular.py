@@ -154,3 +154,52 @@ def test_data_of_every_declared_type_is_described(generated: tuple[str, dict[str
     assert schemas["raw"] == {"type": "object"}
     assert schemas["count"]["type"] == "integer"
     assert schemas["user"] == {"$ref": "#/components/schemas/User"}
+
+
+def test_job_is_described(generated: tuple[str, dict[str, Any]]) -> None:
+    version, document = generated
+
+    def events(path: str, method: str) -> dict[str, Any]:
+        answer = document["paths"][path][method]["responses"]["200"]
+        assert list(answer["headers"]) == ["SSE-Job"]
+        media = answer["content"]["text/event-stream"]
+        item = media["itemSchema" if version.startswith("3.2") else "x-itemSchema"]
+        return {it["properties"]["event"]["const"]: it["properties"] for it in item["oneOf"]}
+
+    for path, method in (("/answers/", "post"), ("/answers/{job}/", "get")):
+        found = events(path, method)
+        assert set(found) == {"token", "job", "progress", "end", "reset", "dropped", "revoked"}
+        schemas = {
+            name: found[name]["data"]["contentSchema"] for name in ("job", "progress", "end")
+        }
+        assert schemas["job"]["properties"] == {"id": {"type": "string"}}
+        assert set(schemas["progress"]["required"]) == {"done", "total"}
+        assert set(schemas["end"]["properties"]["state"]["enum"]) == {"done", "failed", "cancelled"}
+    # A view that makes its own events declares them, too.
+    assert set(events("/chat/", "get")) & {"job", "end", "message"} == {"job", "message"}
+
+
+def test_requests_of_a_job_are_described(generated: tuple[str, dict[str, Any]]) -> None:
+    _, document = generated
+    found = document["paths"]["/answers/"], document["paths"]["/answers/{job}/"]
+    names = [
+        {method: {it["name"] for it in of["parameters"]} for method, of in operations.items()}
+        for operations in found
+    ]
+    resume = {"Last-Event-ID", "last_event_id", "ticket"}
+    assert names == [
+        {
+            "get": {"job"} | resume,
+            "post": {"Idempotency-Key"} | resume,
+            "delete": {"job", "ticket"},
+        },
+        {
+            "get": {"job"} | resume,
+            "post": {"job", "Idempotency-Key"} | resume,
+            "delete": {"job", "ticket"},
+        },
+    ]
+    answers = [{method: set(of["responses"]) for method, of in it.items()} for it in found]
+    assert answers[0]["delete"] == {"204", "403", "404", "406", "429", "503"}
+    assert answers[0]["get"] == answers[0]["delete"] | {"200"}
+    assert answers[0]["post"] >= {"200", "400", "409", "415"}

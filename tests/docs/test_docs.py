@@ -482,6 +482,26 @@ def test_jobs_outlive_their_connection(pasted: Pasted, server: str) -> None:
         assert client.get(address).status_code == 404
 
 
+def test_task_of_django_works_on_a_job(pasted: Pasted) -> None:
+    project = pasted(ROOT / "docs" / "jobs.md")
+    order = "from shop.models import Order; Order.objects.create(item='Cup', total='1.00')"
+    project.manage("shell", "-v", "0", "-c", order)
+    worker = project.popen(["manage.py", "db_worker", "--no-reload"], project.directory / "worker")
+    try:
+        with serving(project, "uvicorn") as client:
+            log_in(client)
+            token = {"X-CSRFToken": client.cookies["csrftoken"]}
+            with client.stream("POST", "/listings/", headers=token) as response:
+                reader = Reader(response)
+                events = [reader.event() for _ in range(3)]
+                assert [it.event for it in events] == ["job", "order", "end"]
+                assert json.loads(str(events[1].data))["item"] == "Cup"
+                assert json.loads(str(events[2].data)) == {"state": "done"}
+    finally:
+        worker.terminate()
+        assert worker.wait(SECONDS) == 0, (project.directory / "worker").read_text()
+
+
 # Sends a message, whose answer is cut, and resumes; then there is nothing to resume.
 CHAT = """
 import { chat } from "./chat.mjs";

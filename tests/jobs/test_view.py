@@ -16,7 +16,16 @@ from django.utils.functional import SimpleLazyObject
 from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 
-from django_sse import Job, JobView, PublishFailed, ServerSentEvent, SSEView, StreamFinished
+from django_sse import (
+    Job,
+    JobView,
+    PublishFailed,
+    ServerSentEvent,
+    SSEView,
+    StreamFinished,
+    sse_path,
+)
+from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.jobs.background import background
@@ -45,13 +54,10 @@ class Words(JobView):
 
 
 @pytest.fixture(autouse=True)
-async def gate() -> AsyncIterator[asyncio.Semaphore]:
-    """Lets ``Words`` send a word for each ``release()``; ends what is left of jobs."""
+async def gate() -> asyncio.Semaphore:
+    """Lets ``Words`` send a word for each ``release()``."""
     Words.gate = asyncio.Semaphore(0)
-    yield Words.gate
-    background.end(asyncio.get_running_loop())
-    await background.settle()
-    assert len(background) == 0
+    return Words.gate
 
 
 def ask(prompt: str = "to be or not", view: Any = Words, **options: Any) -> Any:
@@ -240,6 +246,14 @@ async def test_repeated_post_is_the_same_job(gate: asyncio.Semaphore) -> None:
 
 
 async def test_posts_at_once_start_one_job() -> None:
+    class Slow(MemoryBroker):
+        """Lets all POSTs look for the job before one has stored it."""
+
+        async def apublish(self, *args: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.1)
+            return await super().apublish(*args, **options)
+
+    use_broker(Slow())
     options = {"user": User(pk=1), "headers": {"Idempotency-Key": "k"}}
 
     async def start() -> str:
@@ -371,7 +385,7 @@ class Long(Words):
 
 class LongWithSnapshot(Long):
     async def snapshot(self) -> None:
-        await self.send("all of it", event="snapshot")
+        await self.send_template("name.txt", {"name": "all of it"}, event="snapshot")
 
 
 @pytest.mark.parametrize("seen", [None, "nonsense"])
@@ -386,7 +400,8 @@ async def test_job_that_is_longer_than_the_history(seen: str | None) -> None:
         assert stream.status_code == 204
 
 
-async def test_snapshot_takes_the_place_of_events_that_are_gone() -> None:
+async def test_snapshot_takes_the_place_of_events_that_are_gone(settings: Any) -> None:
+    settings.TEMPLATES = LOCAL
     use_broker(MemoryBroker("", {"HISTORY": 4}))
     job = await finished(view=LongWithSnapshot)
     async with read(job, LongWithSnapshot) as stream:
@@ -415,12 +430,18 @@ async def test_snapshot_of_a_job_at_work_goes_on_live(gate: asyncio.Semaphore) -
 
 async def test_events_of_a_protocol_of_its_own() -> None:
     class Chat(Words):
+        # Its own events stand in the place of these.
+        events = {"job": str, "end": str, "word": str}
+
         def start_event(self, job_id: str) -> None:
             return None
 
         def end_event(self, ending: str) -> ServerSentEvent:
+            if ending == "failed":
+                return super().end_event(ending)
             return ServerSentEvent("[DONE]" if ending == "done" else {"type": ending})
 
+    Chat.as_view()
     for _ in range(2):
         Words.gate.release()
     async with ask("to be", Chat) as stream:
@@ -429,6 +450,9 @@ async def test_events_of_a_protocol_of_its_own() -> None:
         async with read(stream.headers["SSE-Job"], Chat, method="DELETE"):
             pass
         assert await rest(stream) == [(None, '{"type":"cancelled"}')]
+    async with ask(view=Chat) as stream:
+        background.end(asyncio.get_running_loop())
+        assert await rest(stream) == [("end", '{"state":"failed"}')]
 
 
 async def test_job_may_be_found_in_another_way() -> None:
@@ -464,33 +488,51 @@ async def test_broker_that_is_away_is_no_end() -> None:
         assert stream.retry
 
 
-async def test_work_goes_on_when_the_broker_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Shaky(MemoryBroker):
-        """Fails to confirm two of three events, one of which it has stored."""
+class Unclear(MemoryBroker):
+    """Does not confirm two of three events of a job, one of which it stores, at once or late.
 
-        calls = 0
+    A late one is stored before what is published next, as a queue of a broker's client does it.
+    """
 
-        async def apublish(self, topics: Any, *args: Any, **kwargs: Any) -> Any:
-            if topics[0].startswith("job:"):
-                self.calls += 1
-                if self.calls % 3 == 1:
-                    raise PublishFailed("The broker is away.", may_be_stored=True)
-                if self.calls % 3 == 0:
-                    await super().apublish(topics, *args, **kwargs)
-                    raise PublishFailed("The broker is away.", may_be_stored=True)
-            return await super().apublish(topics, *args, **kwargs)
+    calls = 0
+    late = False
+    waiting: tuple[Any, ...] | None = None
 
+    async def apublish(self, topics: Any, *args: Any, **options: Any) -> Any:
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            await super().apublish(*waiting[0], **waiting[1])
+        if topics[0].startswith("job:"):
+            self.calls += 1
+            if self.calls % 3 == 0 and self.late:
+                self.waiting = (topics, *args), options
+            elif self.calls % 3 == 0:
+                await super().apublish(topics, *args, **options)
+            if self.calls % 3 != 1:
+                raise PublishFailed("The broker is away.", may_be_stored=True)
+        return await super().apublish(topics, *args, **options)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("first", [0, 1, 2])
+async def test_each_event_is_stored_once_where_the_broker_does_not_say(
+    first: int, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Counting(Words):
         serializer_class = None
 
         async def work(self) -> None:  # type: ignore[override]
-            for number in range(7):
+            for number in (0, 0, 1, 1, 2, 2, 3):
                 await self.send(str(number))
 
     monkeypatch.setattr("django_sse.jobs.run.PAUSE_SECONDS", 0)
-    use_broker(Shaky())
+    broker = Unclear()
+    broker.calls, broker.late = first, late
+    use_broker(broker)
     async with ask(view=Counting) as stream:
-        assert [data for _, data in (await rest(stream))[1:-1]] == list("0123456")
+        events = await rest(stream)
+    assert [event for event, _ in events if event] == ["job", "end"]
+    assert [data for _, data in events[1:-1]] == list("0011223")
 
 
 async def test_work_fails_when_the_broker_stays_away(
@@ -524,6 +566,13 @@ async def test_views_that_cannot_work() -> None:
             def enqueue(self, job_id: str) -> None:  # type: ignore[override]
                 pass
 
+    class Declares(Words):
+        events = {"progress": float}
+
+    with pytest.raises(ImproperlyConfigured, match="must not have 'progress': a job sends it"):
+        Declares.as_view()
+    with pytest.raises(ImproperlyConfigured, match="must not have 'end': a job sends it"):
+        Words.as_view(events={"end": None})
     with pytest.raises(ImproperlyConfigured, match="takes the place of what JobView needs"):
 
         class Winding(Words):
@@ -546,6 +595,145 @@ async def test_enqueue_that_fails_fails_the_job() -> None:
         assert stream.status_code == 403
     async with read(Refusing.id, Refusing) as stream:
         assert (await rest(stream))[-1] == ("end", '{"state": "failed"}')
+
+
+async def test_id_of_another_job() -> None:
+    """Ids rise over all topics: they say what came before what, and give access to nothing."""
+    before = await finished("before")
+    async with read(before) as stream:
+        await stream.read()
+        older = stream.last_event_id
+    job = await finished("to be")
+    async with read(job) as stream:
+        events = await rest(stream)
+        last = stream.last_event_id
+    after = await finished("after")
+    async with read(after) as stream:
+        await stream.read()
+        newer = stream.last_event_id
+    assert older < last < newer
+    async with read(job, seen=older) as stream:
+        assert await rest(stream) == events
+    # The job has sent nothing since. The client is told that it has missed something.
+    async with read(job, seen=newer) as stream:
+        assert await rest(stream) == [("reset", "{}"), *events]
+    async with read(job, seen="9999999999999-0") as stream:
+        assert await rest(stream) == [("reset", "{}"), *events]
+
+
+class Slowly(Words):
+    """Takes its time to start."""
+
+    serializer_class = None
+    begun = asyncio.Event()
+    go_on = asyncio.Event()
+    error: Exception | None = None
+    starts = 0
+
+    def get_idempotency_key(self) -> str:
+        return OWN_KEY
+
+    async def enqueue(self, job_id: str) -> None:
+        type(self).starts += 1
+        self.begun.set()
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        await super().enqueue(job_id)
+
+    async def work(self) -> None:  # type: ignore[override]
+        await self.send("done", event="word")
+
+
+urlpatterns = [sse_path("slowly/", Slowly)]
+
+
+async def leave_while_it_starts(settings: Any, error: Exception | None = None) -> None:
+    """Send a POST whose connection breaks before the work has begun."""
+    settings.ROOT_URLCONF, settings.MIDDLEWARE = __name__, []
+    Slowly.begun, Slowly.go_on, Slowly.starts = asyncio.Event(), asyncio.Event(), 0
+    Slowly.error = error
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Any:
+        if (message := next(messages, None)) is not None:
+            return message
+        await Slowly.begun.wait()
+        asyncio.get_running_loop().call_later(0.05, Slowly.go_on.set)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        """Nobody reads."""
+
+    scope = {"type": "http", "method": "POST", "path": "/slowly/", "headers": []}
+    scope |= {"query_string": b"", "root_path": "", "http_version": "1.1", "scheme": "http"}
+    await get_asgi_application()(scope, receive, send)
+
+
+async def test_client_that_leaves_while_the_job_starts_finds_it_when_it_asks_again(
+    settings: Any,
+) -> None:
+    await leave_while_it_starts(settings)
+    async with connect(Slowly, method="POST") as stream:
+        assert (await rest(stream))[1:] == [("word", "done"), WHOLE[-1]]
+    assert Slowly.starts == 1
+
+
+async def test_start_that_fails_after_its_client_has_left_is_logged(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await leave_while_it_starts(settings, ValueError("no queue"))
+    assert "Slowly could not be started" in caplog.text
+    assert "ValueError: no queue" in caplog.text
+    async with connect(Slowly, method="POST") as stream:
+        assert (await rest(stream))[1:] == [("end", '{"state": "failed"}')]
+
+
+@pytest.mark.parametrize("done", [float("nan"), float("inf")])
+async def test_progress_is_a_number_of_json(done: float, caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong(Report):
+        async def work(self) -> None:  # type: ignore[override]
+            await self.progress(done)
+
+    async with ask(view=Wrong) as stream:
+        assert (await rest(stream))[1:] == [("end", '{"state": "failed"}')]
+    assert "ValueError: Out of range float" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "error"),
+    [
+        ("keep", None, "keep must be a number of seconds from 0 on, or a timedelta, got None"),
+        ("keep", -1, "keep must be a number of seconds"),
+        ("keep", "1h", "keep must be a number of seconds"),
+        ("keep", timedelta(seconds=-1), "keep must be a number of seconds"),
+        ("queue_timeout", 0, "queue_timeout must be a number of seconds above 0, or a timedelta"),
+        ("queue_timeout", timedelta(0), "queue_timeout must be a number of seconds above 0"),
+        ("queue_timeout", True, "queue_timeout must be a number of seconds above 0"),
+        ("serializer_class", {}, "serializer_class must name subclasses of rest_framework"),
+        ("topics", ["news"], "must not have topics: a JobView follows the topic of its job"),
+        ("rewind", 5, "must not have rewind: a JobView sends all events of its job"),
+    ],
+)
+def test_wrong_attributes_are_named(attribute: str, value: Any, error: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=error):
+        Words.as_view(**{attribute: value})
+    with pytest.raises(ImproperlyConfigured, match=error):
+        type("Wrong", (Words,), {attribute: value}).as_view()
+
+
+@pytest.mark.parametrize("value", [0, 1.5, timedelta(days=1)])
+def test_right_durations(value: Any) -> None:
+    Words.as_view(keep=value, queue_timeout=value or 1)
+
+
+def test_stream_is_not_what_a_job_defines() -> None:
+    class Streaming(Words):
+        async def stream(self) -> None:
+            """It would never be called."""
+
+    with pytest.raises(ImproperlyConfigured, match=r"must not have stream: .* work\(\) sends"):
+        Streaming.as_view()
 
 
 async def test_other_streams_may_follow_a_job_and_end_with_it(gate: asyncio.Semaphore) -> None:

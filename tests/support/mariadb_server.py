@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -80,6 +81,14 @@ class MariaDBServer:
         self._process.kill()
         self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def pause(self) -> None:
+        """Stop the server, with all its connections, until ``resume()``."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the server go on after ``pause()``."""
+        self._process.send_signal(signal.SIGCONT)
 
     def new_database(self) -> dict[str, Any]:
         """Make an empty database; return its settings for Django."""

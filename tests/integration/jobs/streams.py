@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from asgiref.sync import sync_to_async
@@ -10,6 +11,7 @@ from rest_framework import serializers
 
 from django_sse import JobView, ServerSentEvent
 
+from . import tasks
 from .worker import count
 
 
@@ -36,3 +38,28 @@ class InCelery(JobView):
 
     async def enqueue(self, job_id: str) -> None:
         await sync_to_async(count.delay)(job_id, self.data["number"], self.data["pause"])
+
+
+class InTask(JobView):
+    """Lets a worker of Django's tasks send the numbers."""
+
+    serializer_class = CountSerializer
+    queue_timeout = 20
+
+    async def enqueue(self, job_id: str) -> None:
+        await tasks.count.aenqueue(job_id, self.data["number"], self.data["pause"])
+
+
+class InCoroutine(InTask):
+    """Lets it do so in a coroutine."""
+
+    async def enqueue(self, job_id: str) -> None:
+        await tasks.acount.aenqueue(job_id, self.data["number"], self.data["pause"])
+
+
+class Slowly(Counting):
+    """Takes its time to start."""
+
+    async def enqueue(self, job_id: str) -> None:
+        await sync_to_async(time.sleep)(0.5)
+        await super().enqueue(job_id)

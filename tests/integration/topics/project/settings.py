@@ -15,6 +15,10 @@ ASGI_APPLICATION = "tests.integration.topics.project.asgi.application"
 DJANGO_SSE = json.loads(os.environ.get("NUMBERS_SSE", "{}"))
 if "NUMBERS_DATABASE" in os.environ:
     DATABASES = {"default": json.loads(os.environ["NUMBERS_DATABASE"])}
+    if "mysql" in DATABASES["default"]["ENGINE"]:
+        import pymysql
+
+        pymysql.install_as_MySQLdb()
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

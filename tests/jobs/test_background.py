@@ -1,0 +1,183 @@
+"""The jobs that this process works on itself: how many, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from django.test import override_settings
+from rest_framework.exceptions import PermissionDenied
+
+from django_sse import JobView, PublishFailed, StreamClosed
+from django_sse.brokers import use_broker
+from django_sse.brokers.memory import MemoryBroker
+from django_sse.jobs.background import background
+from django_sse.jobs.records import find
+from django_sse.testing import StreamClient, connect
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("broker")
+
+
+class Waiting(JobView):
+    """Its work waits for ever."""
+
+    async def work(self) -> None:
+        await self.send("begun")
+        await asyncio.Event().wait()
+
+
+async def end_of(stream: StreamClient) -> str:
+    await stream.read()
+    assert stream.blocks[-1].event == "end"
+    return str(stream.blocks[-1].data)
+
+
+async def test_posts_at_once_start_no_more_jobs_than_the_process_takes() -> None:
+    class Slow(MemoryBroker):
+        """Lets all POSTs come before it has stored anything."""
+
+        async def apublish(self, *args: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.05)
+            return await super().apublish(*args, **options)
+
+    async def post() -> int | None:
+        async with connect(Waiting, method="POST") as stream:
+            return stream.status_code
+
+    use_broker(Slow())
+    with override_settings(DJANGO_SSE={"MAX_JOBS": 3}):
+        answers = await asyncio.gather(*(post() for _ in range(20)))
+        assert sorted(answers, key=str) == [200] * 3 + [503] * 17
+        assert len(background) == 3
+        background.end(asyncio.get_running_loop())
+        await background.settle()
+        # The places of those that were refused are free again.
+        assert await post() == 200
+
+
+async def test_refused_start_gives_its_place_back() -> None:
+    class Failing(Waiting):
+        async def enqueue(self, job_id: str) -> None:
+            raise PermissionDenied
+
+    with override_settings(DJANGO_SSE={"MAX_JOBS": 1}):
+        for _ in range(2):
+            async with connect(Failing, method="POST") as stream:
+                assert stream.status_code == 403
+
+
+async def test_work_that_does_not_end_is_cancelled_for_its_clients(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(Waiting):
+        free = asyncio.Event()
+        cancelled = 0
+
+        async def work(self) -> None:
+            while not self.free.is_set():
+                try:
+                    await self.free.wait()
+                except asyncio.CancelledError:
+                    type(self).cancelled += 1
+            with pytest.raises(StreamClosed):
+                await self.send("too late")
+
+    monkeypatch.setattr("django_sse.connection.tasks.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("django_sse.connection.tasks.GOODBYE_SECONDS", 0.05)
+    async with connect(Stubborn, method="POST") as stream:
+        job = stream.headers["SSE-Job"]
+        await eventually(lambda: job in background)
+        async with connect(Stubborn, kwargs={"job": job}, method="DELETE") as answer:
+            assert answer.status_code == 204
+        assert await end_of(stream) == '{"state": "cancelled"}'
+    assert Stubborn.cancelled > 1
+    assert "goes on, although it was cancelled several times" in caplog.text
+    # It still takes a place.
+    assert job in background
+    Stubborn.free.set()
+    await eventually(lambda: job not in background)
+    found = await find(job)
+    assert found is not None
+    assert found.state == "cancelled"
+
+
+async def test_work_that_cancels_itself_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Cancelling(Waiting):
+        async def work(self) -> None:
+            task = asyncio.create_task(asyncio.Event().wait())
+            task.cancel()
+            await task
+
+    async with connect(Cancelling, method="POST") as stream:
+        assert await end_of(stream) == '{"state": "failed"}'
+    assert "Cancelling has failed: its work has cancelled itself" in caplog.text
+    assert "CancelledError" in caplog.text
+
+
+async def test_tasks_that_work_leaves_behind_cannot_send() -> None:
+    errors: list[BaseException] = []
+
+    class Leaving(Waiting):
+        left: Any = None
+
+        async def work(self) -> None:
+            type(self).left = asyncio.create_task(self.later())
+
+        async def later(self) -> None:
+            try:
+                while True:
+                    await self.send("late")
+                    await asyncio.sleep(0)
+            except StreamClosed as error:
+                errors.append(error)
+
+    async with connect(Leaving, method="POST") as stream:
+        assert await end_of(stream) == '{"state": "done"}'
+    await Leaving.left
+    assert "send before its end" in str(errors[0])
+
+
+@pytest.fixture
+async def abandoned() -> list[str]:
+    """Jobs whose event loop was stopped before they could tell of their end."""
+    jobs = []
+    for _ in range(3):
+        async with connect(Waiting, method="POST") as stream:
+            jobs.append(stream.headers["SSE-Job"])
+    return jobs
+
+
+async def test_process_tells_at_its_end_of_jobs_whose_loop_was_stopped(
+    abandoned: list[str],
+) -> None:
+    await asyncio.to_thread(background.say_goodbye)
+    for job in abandoned:
+        async with connect(Waiting, kwargs={"job": job}) as stream:
+            assert await end_of(stream) == '{"state": "failed"}'
+            last = stream.last_event_id
+        found = await find(job)
+        assert found is not None
+        assert found.state == "failed"
+        headers = {"Last-Event-ID": str(last)}
+        async with connect(Waiting, kwargs={"job": job}, headers=headers) as stream:
+            assert stream.status_code == 204
+
+
+async def test_process_does_not_wait_for_its_broker_at_its_end(
+    abandoned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(MemoryBroker):
+        def publish(self, *args: Any, timeout: float, **options: Any) -> Any:
+            time.sleep(timeout)
+            raise PublishFailed("The broker is away.", may_be_stored=False)
+
+    monkeypatch.setattr("django_sse.jobs.background.FAREWELL_SECONDS", 0.1)
+    before = use_broker(Away())
+    began = time.monotonic()
+    await asyncio.to_thread(background.say_goodbye)
+    assert len(background) == 3
+    assert time.monotonic() - began < 0.2  # not once for each job
+    use_broker(before)

@@ -1,0 +1,124 @@
+"""Jobs whose process has died, and clients that wait for what they have had."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from django_sse import JobView, ServerSentEvent
+from django_sse.brokers import use_broker
+from django_sse.brokers.base import INTERNAL
+from django_sse.brokers.memory import MemoryBroker
+from django_sse.exceptions import BrokerError
+from django_sse.jobs.background import background
+from django_sse.jobs.records import Job, find
+from django_sse.jobs.run import create
+from django_sse.testing import connect
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("broker")
+
+ID = "0123456789abcdef"
+
+
+class Waiting(JobView):
+    """Its work waits for the test."""
+
+    go: asyncio.Event
+
+    async def work(self) -> None:
+        await self.send("begun")
+        await type(self).go.wait()
+
+
+@pytest.fixture(autouse=True)
+async def go() -> asyncio.Event:
+    Waiting.go = asyncio.Event()
+    return Waiting.go
+
+
+def read(job: str, seen: str | None = None) -> Any:
+    headers = {} if seen is None else {"Last-Event-ID": seen}
+    return connect(Waiting, kwargs={"job": job}, headers=headers)
+
+
+async def test_client_that_had_the_end_before_the_record_tells_of_it(go: asyncio.Event) -> None:
+    class Slow(MemoryBroker):
+        """Stores the record of a job's end when the test lets it."""
+
+        held = asyncio.Event()
+
+        async def apublish(self, topics: Any, head: bytes, *args: Any, **options: Any) -> Any:
+            if topics[0].startswith(INTERNAL) and b'"done"' in head:
+                await self.held.wait()
+            return await super().apublish(topics, head, *args, **options)
+
+    broker = Slow()
+    use_broker(broker)
+    async with connect(Waiting, method="POST") as first:
+        go.set()
+        await first.read()
+        job, last = first.headers["SSE-Job"], first.last_event_id
+    async with read(job, last) as stream:
+        assert stream.status_code == 204
+    broker.held.set()
+    async with read(job) as stream:
+        await stream.read()
+        assert stream.last_event_id == last
+
+
+async def test_job_at_work_in_this_process_has_not_died(go: asyncio.Event) -> None:
+    """The renewals of its lease may be late, where the event loop is busy."""
+    with override_settings(DJANGO_SSE={"JOB_LEASE": 0.05}):
+        async with connect(Waiting, method="POST") as stream:
+            job = stream.headers["SSE-Job"]
+            work = background._works[job]
+            renewing = work.run._renewing
+            assert renewing is not None
+            renewing.cancel()
+            await asyncio.sleep(0.2)
+            assert not work.task.done()
+            go.set()
+            await stream.read()
+            assert stream.blocks[-1].data == '{"state": "done"}'
+
+
+async def test_job_does_not_fail_while_the_broker_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    class Leaving(MemoryBroker):
+        away = False
+        asked = 0
+
+        def listen(self, *args: Any) -> Any:
+            listener = super().listen(*args)
+            known = listener.newest
+
+            async def newest(*args: Any, **options: Any) -> Any:
+                if self.away:
+                    self.asked += 1
+                    raise BrokerError("The broker is away.")
+                return await known(*args, **options)
+
+            listener.newest = newest  # type: ignore[method-assign]
+            return listener
+
+    broker = Leaving()
+    use_broker(broker)
+    label = Waiting._label()
+    given = Job(id=ID, view=label, owner=None, state="running", run="x", lease=0.1)
+    assert await create(given, once=False) is not None
+    async with read(ID) as stream:
+        broker.away = True
+        await eventually(lambda: broker.asked >= 3)
+        broker.away = False
+        await stream.read()
+        # It gets the time of one more lease, and nothing is heard.
+        assert stream.blocks[-1] == ServerSentEvent(
+            '{"state": "failed"}', event="end", id=stream.last_event_id
+        )
+    assert "its process has died" in caplog.text
+    found = await find(ID)
+    assert found is not None
+    assert found.state == "failed"
