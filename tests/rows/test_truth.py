@@ -63,11 +63,15 @@ def visible(client: str, alias: str) -> Any:
     if client == "team":
         return rows.filter(groups__user__username=client, groups__name="team").distinct()
     if client == "perm":
-        permissions = Permission.objects.using(alias).filter(codename="view_user")
-        by_group = Q(group__user__username=client, group__name="team")
-        permitted = permissions.filter(Q(user__username=client) | by_group).exists()
-        return rows if permitted else rows.filter(first_name="own")
+        return rows if is_permitted(client, alias) else rows.filter(first_name="own")
     return rows.filter(first_name=client)
+
+
+def is_permitted(client: str, alias: str) -> bool:
+    """Return whether a permission of a client, or of its group, shows it all rows."""
+    permissions = Permission.objects.using(alias).filter(codename="view_user")
+    by_group = Q(group__user__username=client, group__name="team")
+    return permissions.filter(Q(user__username=client) | by_group).exists()
 
 
 class Rows(ModelSSEView):
@@ -90,6 +94,8 @@ class World:
     def __init__(self, alias: str) -> None:
         self.alias = alias
         self.states: list[dict[str, set[tuple[int, str]]]] = []
+        #: Whether the client with permissions had them then.
+        self.permits: list[bool] = []
         #: When each of them began.
         self.begins: list[float] = []
         #: For each version, between which states, and when, it was read.
@@ -120,6 +126,7 @@ class World:
 
     def note(self) -> None:
         self.begins.append(time.monotonic())
+        self.permits.append(is_permitted("perm", self.alias))
         self.states.append(
             {
                 name: set(visible(name, self.alias).values_list("pk", "last_name"))
@@ -257,21 +264,34 @@ class Browser:
         for since, name, data in self._got:
             if name in ("created", "changed"):
                 version = data["id"], data["last_name"]
-                allowed = False
-                for first, last, began in world.reads.get(version, ()):
-                    begin = first
-                    if self.name == "perm":
-                        while begin and world.begins[begin] > began - RECHECKED:
-                            begin -= 1
-                    around = states[max(begin, since) : last + 1]
-                    allowed = allowed or any(version in state for state in around)
-                if not allowed:
+                if not any(
+                    self._was_allowed(version, since, *read)
+                    for read in world.reads.get(version, ())
+                ):
                     found.append(f"{self.name} got {name} {data}")
             elif name == "deleted" and not any(
                 data["id"] == pk for state in states for pk, _ in state
             ):
                 found.append(f"{self.name} got to know that there was {data}")
         return found
+
+    def _was_allowed(
+        self, version: tuple[int, str], since: int, first: int, last: int, began: float
+    ) -> bool:
+        """Return whether it was allowed to see a version that was read between two states."""
+        world = self._world
+        read = world.states[max(first, since) : last + 1]
+        if any(version in state[self.name] for state in read):
+            return True
+        # Until the next recheck, it has the rights of before, also to versions that come meanwhile.
+        begin = first
+        while begin and world.begins[begin] > began - RECHECKED:
+            begin -= 1
+        return (
+            self.name == "perm"
+            and any(world.permits[max(begin, since) : last + 1])
+            and any(version in state["all"] for state in read)
+        )
 
 
 WORDS = (
