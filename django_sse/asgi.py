@@ -19,7 +19,7 @@ from .connection.request_threads import RequestThread
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
 from .handshake import turns
-from .handshake.middleware import Ahead, ViewMiddleware, join
+from .handshake.middleware import ResolvedView, ViewMiddleware, join
 from .handshake.receiving import PendingReceive
 from .handshake.response import PendingStream, current_exchange, is_untouched, pending_stream
 from .servers import bare, keeps_cancelled, server_for
@@ -96,23 +96,25 @@ class ASGIHandler(asgi.ASGIHandler):
     def load_middleware(self, is_async: bool = False) -> None:
         """Load the middleware, and let what is synchronous in it share trips to the thread."""
         super().load_middleware(is_async)
-        self._middleware_chain, row = join(self._middleware_chain)
-        if row is not None and ViewMiddleware.suits(self._view_middleware):
+        self._middleware_chain, run = join(self._middleware_chain)
+        if run is not None and ViewMiddleware.suits(self._view_middleware):
             self._view_methods = ViewMiddleware(self._view_middleware)
             self._view_middleware = [self._view_methods]
-            row.before_view = self._look_ahead
+            run.before_view = self._resolve_early
 
-    def _look_ahead(self, request: HttpRequest) -> None:
-        """Find the view and ask the middleware about it, in the thread that has called the others."""
+    def _resolve_early(self, request: HttpRequest) -> None:
+        """Find the view and call ``process_view()``, in the trip that has called the other methods."""
         exchange = cast("_Exchange | None", current_exchange.get())
         if exchange is None:
             return
         try:
             match = super().resolve_request(request)
         except Exception:
-            # Django finds no view either when it looks for one, and answers that.
+            # Django's handler searches again, and answers the same exception.
             return
-        exchange.ahead = self._view_methods.look_ahead(request, match)
+        if not turns.opens_stream(match.func):
+            exchange.end_turn_from_thread()
+        exchange.resolved = self._view_methods.call_early(request, match)
 
     def may_refuse(self, scope: Any) -> bool:
         """Return whether a request surely asks for a stream, and needs no middleware to be refused."""
@@ -121,9 +123,9 @@ class ASGIHandler(asgi.ASGIHandler):
     def resolve_request(self, request: HttpRequest) -> Any:
         """Find the view; whatever is no stream may take as long as it likes."""
         exchange = cast("_Exchange | None", current_exchange.get())
-        ahead = None if exchange is None else exchange.ahead
-        if ahead is not None and ahead.request is request:
-            match = ahead.match
+        resolved = None if exchange is None else exchange.resolved
+        if resolved is not None and resolved.request is request:
+            match = resolved.match
         else:
             match = super().resolve_request(request)
         if exchange is not None and not turns.opens_stream(match.func):
@@ -239,13 +241,13 @@ class _Exchange:
         "_send",
         "_tasks",
         "_turn",
-        "ahead",
         "gone",
         "inside",
         "keeping",
         "over",
         "overrun",
         "pending",
+        "resolved",
         "start",
         "streams",
         "view",
@@ -266,8 +268,8 @@ class _Exchange:
         self._turn = turn
         #: Whether more clients come than can be served, so that a stream's is refused.
         self.overrun = False
-        #: The request's view, and what middleware says to it, where that is known already.
-        self.ahead: Ahead | None = None
+        #: The request's view, from the middleware's trip to the thread until Django's handler asks.
+        self.resolved: ResolvedView | None = None
         self._tasks: set[Any] = set()
         self.gone = False
         self.over = False
@@ -294,6 +296,11 @@ class _Exchange:
         if self._turn is not None:
             self._turn.end()
             self._turn = None
+
+    def end_turn_from_thread(self) -> None:
+        """Do the same as ``end_turn()`` from the request's thread."""
+        if self._turn is not None and self._own_task is not None:
+            self._own_task.get_loop().call_soon_threadsafe(self.end_turn)
 
     @property
     def wire(self) -> Send:

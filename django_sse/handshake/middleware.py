@@ -1,7 +1,7 @@
-"""Middleware of a project: what runs in a thread, in one trip to it instead of one for each method.
+"""Runs the methods of synchronous middleware in few trips to the request's thread.
 
-Under ASGI, Django takes each ``process_request()``, ``process_view()`` and ``process_response()`` to
-the request's thread and back by itself. With the usual middleware these are thirteen trips, which cost
+Under ASGI, Django makes a trip to the request's thread and back for each ``process_request()``,
+``process_view()`` and ``process_response()``. The usual middleware needs thirteen trips, which cost
 more than what the methods do.
 """
 
@@ -18,32 +18,32 @@ from django.utils.deprecation import MiddlewareMixin
 from .response import current_exchange
 
 
-def join(chain: Any) -> tuple[Any, Row | None]:
-    """Return a middleware chain that does the same in fewer trips, and the row before the view.
+def join(chain: Any) -> tuple[Any, MiddlewareRun | None]:
+    """Return a middleware chain that does the same in fewer trips, and the run before the view.
 
-    A row is middleware without anything between that is written with ``MiddlewareMixin`` and has
-    no ``__call__()`` of its own. All other middleware stays as Django has put it together, and with
-    it what stands behind a middleware whose ``get_response`` is not asynchronous or not known.
+    A run is adjacent middleware that is written with ``MiddlewareMixin`` and has no ``__call__()``
+    of its own. Other middleware stays as Django has put it together. Middleware stays, too, if it
+    is behind one whose ``get_response`` is synchronous or not an attribute.
     """
     above: Any = None
-    row: list[Any] = []
+    run: list[Any] = []
     layer = chain
     while _is_layer(layer) and not _is_view(layer):
         middleware = layer.__wrapped__
         if _is_plain(middleware):
-            row.append(middleware)
+            run.append(middleware)
         else:
-            chain, _ = _link(chain, above, row)
-            above, row = middleware, []
+            chain, _ = _link(chain, above, run)
+            above, run = middleware, []
         layer = getattr(middleware, "get_response", None)
-    chain, joined = _link(chain, above, row)
+    chain, joined = _link(chain, above, run)
     return chain, joined if _is_view(layer) else None
 
 
-def _link(chain: Any, above: Any, row: list[Any]) -> tuple[Any, Row | None]:
-    if not row:
+def _link(chain: Any, above: Any, run: list[Any]) -> tuple[Any, MiddlewareRun | None]:
+    if not run:
         return chain, None
-    joined = Row(row)
+    joined = MiddlewareRun(run)
     layer = convert_exception_to_response(joined)
     if above is None:
         return layer, joined
@@ -79,31 +79,31 @@ def _is_plain(middleware: Any) -> bool:
     )
 
 
-class Row:
-    """Middleware that stands in a row, as one asynchronous middleware.
+class MiddlewareRun:
+    """Adjacent middleware, as one asynchronous middleware.
 
-    The methods are called in the order of Django's chain and in the request's thread; what each of
+    It calls the methods in the order of Django's chain and in the request's thread. What each of
     them gets, and how an exception becomes a response, is the same, too.
     """
 
-    def __init__(self, row: list[Any]) -> None:
+    def __init__(self, run: list[Any]) -> None:
         """Take the middleware, outermost first."""
-        self._row = row
-        self._get_response = row[-1].get_response
-        #: Called in the thread after the last ``process_request()`` if the view is to be called.
+        self._run = run
+        self._get_response = run[-1].get_response
+        #: Called in the thread after the last ``process_request()``, if none of them has answered.
         self.before_view: Callable[[Any], None] | None = None
         markcoroutinefunction(self)
 
     async def __call__(self, request: Any) -> Any:
-        """Return the response: of one of the row, or of what stands behind it."""
+        """Return the response of the first middleware that answers, or else the view's."""
         response = await sync_to_async(self._enter)(request)
         if response is not None:
             return response
         response = await self._get_response(request)
-        return await sync_to_async(self._leave)(request, response, len(self._row))
+        return await sync_to_async(self._leave)(request, response, len(self._run))
 
     def _enter(self, request: Any) -> Any:
-        for index, middleware in enumerate(self._row):
+        for index, middleware in enumerate(self._run):
             if not hasattr(middleware, "process_request"):
                 continue
             try:
@@ -118,8 +118,8 @@ class Row:
         return None
 
     def _leave(self, request: Any, response: Any, count: int) -> Any:
-        """Pass the response through the first ``count`` of the row, from the inside out."""
-        for middleware in reversed(self._row[:count]):
+        """Pass the response through the first ``count`` of the middleware, from the inside out."""
+        for middleware in reversed(self._run[:count]):
             if not hasattr(middleware, "process_response"):
                 continue
             try:
@@ -130,7 +130,10 @@ class Row:
 
 
 class ViewMiddleware:
-    """The ``process_view()`` methods of a project, which one trip to the thread serves as well."""
+    """The ``process_view()`` methods of a project, called in one trip to the request's thread.
+
+    ``call_early()`` calls them in a trip that is made anyway. Without that, they need one of their own.
+    """
 
     def __init__(self, methods: list[Any]) -> None:
         """Take the methods as Django has adapted them, all of which were synchronous."""
@@ -144,20 +147,20 @@ class ViewMiddleware:
     async def __call__(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
         """Return the first response of a method, or ``None``, as Django's handler expects of one."""
         exchange: Any = current_exchange.get()
-        ahead: Ahead | None = None if exchange is None else exchange.ahead
-        if ahead is None or ahead.request is not request:
+        resolved: ResolvedView | None = None if exchange is None else exchange.resolved
+        if resolved is None or resolved.request is not request:
             return await sync_to_async(self._apply)(request, view, args, kwargs)
-        exchange.ahead = None
-        if ahead.error is not None:
-            raise ahead.error
-        return ahead.response
+        exchange.resolved = None
+        if resolved.error is not None:
+            raise resolved.error
+        return resolved.response
 
-    def look_ahead(self, request: Any, match: Any) -> Ahead:
-        """Call the methods in the request's thread, before Django asks for them."""
+    def call_early(self, request: Any, match: Any) -> ResolvedView:
+        """Call the methods in the request's thread, before Django's handler awaits them."""
         try:
-            return Ahead(request, match, self._apply(request, *match))
+            return ResolvedView(request, match, self._apply(request, *match))
         except Exception as error:
-            return Ahead(request, match, error=error)
+            return ResolvedView(request, match, error=error)
 
     def _apply(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
         for method in self._methods:
@@ -168,8 +171,8 @@ class ViewMiddleware:
 
 
 @dataclass(slots=True)
-class Ahead:
-    """What is known of a request before Django asks: its view, and the middleware's answer."""
+class ResolvedView:
+    """A request's view, and what the ``process_view()`` methods have returned or raised for it."""
 
     request: Any
     match: Any

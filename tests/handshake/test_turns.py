@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
+from django.utils.deprecation import MiddlewareMixin
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
@@ -80,6 +81,14 @@ def middleware(get_response: Any) -> Any:
     return add_header
 
 
+class SlowForPages(MiddlewareMixin):
+    def process_view(self, request: HttpRequest, *args: Any) -> None:
+        if request.path == "/page/":
+            with door.lock:
+                door.inside += 1
+            door.open.wait(PATIENCE)
+
+
 urlpatterns = [
     sse_path("quiet/", Quiet),
     sse_path("slow/", SlowToConnect),
@@ -135,6 +144,19 @@ async def test_who_waits_for_something_else_keeps_nobody_waiting(
         tasks = [await begin(stack, application, address) for _ in range(6)]
         await until(lambda: door.connecting == 6)
         door.answer.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_middleware_that_waits_before_a_page_keeps_no_stream_waiting(
+    application: Any, settings: Any
+) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.SlowForPages"]
+    async with AsyncExitStack() as stack:
+        door.open.clear()
+        door.answer.set()
+        tasks = [await begin(stack, get_asgi_application(), "/page/") for _ in range(6)]
+        await until(lambda: door.inside == 6)
+        door.open.set()
         await asyncio.gather(*tasks)
 
 
