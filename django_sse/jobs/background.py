@@ -35,6 +35,8 @@ class _Work:
         self._work = work
         # Whether the process ends, and the work with it.
         self._ends = False
+        # Done when the work has ended. The task then only has to tell of the end.
+        self._worked: asyncio.Future[None] = self.loop.create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._lane: Lane = pool.lease()
         # The work keeps the request's context variables: its language, its time zone.
@@ -51,7 +53,9 @@ class _Work:
         self._stopping = self.loop.create_task(self._stop(), context=contextvars.Context())
 
     async def _stop(self) -> None:
-        if not await stop(self.task):
+        # Do not cancel the rest of the task: it tells the clients of the end, and tries again for
+        # as long as the broker is away.
+        if not await stop(self.task, until=self._worked):
             job = self.run.job
             logger.warning(
                 "The work on the job %s of %s goes on, although it was cancelled several times: let "
@@ -67,6 +71,8 @@ class _Work:
         ending: Ending = "failed"
         try:
             await run.begin(take_over=run.job.state == "queued")
+            if run.cancelled:
+                raise JobCancelled(f"The job {run.job.id} was cancelled before its work began.")
             await self._work(run)
             ending = "done"
         except (asyncio.CancelledError, JobCancelled):
@@ -81,6 +87,8 @@ class _Work:
         except Exception:
             logger.exception("The job %s of %s has failed.", run.job.id, run.job.view)
         finally:
+            if not self._worked.done():
+                self._worked.set_result(None)
             # In a task of its own, since the server may cancel this one again meanwhile.
             closing = self.loop.create_task(run.close(ending))
             await settle(closing)

@@ -106,7 +106,8 @@ class Run:
         """Take a job that this process is to work on."""
         self.job = job
         self.cancelled = False
-        # Whether it is this work that the job's end is up to.
+        # Whether this work has to end the job. False once it has, or where the job was ended or
+        # taken over elsewhere.
         self.owns = True
         self._on_cancel = on_cancel
         self._closed = False
@@ -203,15 +204,16 @@ class Run:
         if self._renewing is not None:
             await stop(self._renewing)
         self._listener.close()
-        if self.owns:
-            await self._end(ending)
+        await self._end(ending)
 
     async def _end(self, ending: Ending) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_SECONDS
-        while True:
+        # Work that goes on after its cancellation is closed twice, the second time long after.
+        while self.owns:
             try:
                 await end(self.job, ending)
+                self.owns = False
                 return
             except PublishFailed:
                 if loop.time() >= deadline:
@@ -227,6 +229,8 @@ class Run:
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(self.job.lease / 3)
+            if not self.owns:
+                return  # A renewal would replace the record of the end, or of the other work.
             with suppress(BrokerError):  # The broker is away, for those who watch as well.
                 await self._renew()
 
@@ -248,6 +252,9 @@ class Run:
         if found.ended or taken_over:
             self.owns = False
         if found.ended or taken_over or found.state == "cancelling":
+            # The next renewal replaces the record with the order. It has to repeat the order, for a
+            # task that takes over when this process dies.
+            self.job = replace(self.job, state="cancelling")
             self.cancelled = True
             if self._on_cancel is not None:
                 self._on_cancel()
