@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
@@ -66,12 +67,14 @@ async def end(job: Job, ending: Ending) -> None:
 
 
 def end_now(job: Job, ending: Ending, *, timeout: float) -> None:
-    """Do the same as ``end()`` without an event loop; ``timeout`` is in seconds, for each of the two steps."""
-    broker = get_broker()
+    """Do the same as ``end()`` without an event loop, within ``timeout`` seconds."""
+    broker, deadline = get_broker(), time.monotonic() + timeout
     topic, head, once = _last_event(job, ending)
     last = broker.publish([topic], head, key=LAST, timeout=timeout, idempotency_key=once)
     topic, head, once = _last_record(job, ending, last)
-    broker.publish([topic], head, timeout=timeout, idempotency_key=once)
+    # The least time is for a broker that took all of the time, and has stored the event.
+    left = max(deadline - time.monotonic(), 0.01)
+    broker.publish([topic], head, timeout=left, idempotency_key=once)
 
 
 def _last_event(job: Job, ending: Ending) -> tuple[str, bytes, str]:

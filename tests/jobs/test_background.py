@@ -75,6 +75,38 @@ async def test_refused_start_gives_its_place_back() -> None:
                 assert stream.status_code == 403
 
 
+async def test_posts_of_one_key_keep_their_place_until_the_last_has_left() -> None:
+    with override_settings(DJANGO_SSE={"MAX_JOBS": 1}):
+        with background.place("a") as first:
+            with background.place("a") as second:
+                assert first
+                assert second
+            with background.place("b") as other:
+                assert not other
+        with background.place("b") as other:
+            assert other
+
+
+async def test_job_that_starts_while_the_process_ends_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Late(Waiting):
+        begun = False
+
+        async def enqueue(self, job_id: str) -> None:
+            monkeypatch.setattr("django_sse.connection.shutdown.shutdown.draining", True)
+            await super().enqueue(job_id)
+            monkeypatch.setattr("django_sse.connection.shutdown.shutdown.draining", False)
+
+        async def work(self) -> None:
+            type(self).begun = True
+            await super().work()
+
+    async with connect(Late, method="POST") as stream:
+        assert await end_of(stream) == '{"state": "failed"}'
+    assert not Late.begun
+
+
 async def test_work_that_does_not_end_is_cancelled_for_its_clients(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -268,7 +300,7 @@ async def abandoned() -> list[str]:
 async def test_process_tells_at_its_end_of_jobs_whose_loop_was_stopped(
     abandoned: list[str],
 ) -> None:
-    await asyncio.to_thread(background.say_goodbye)
+    await asyncio.to_thread(background.report_ends)
     for job in abandoned:
         async with connect(Waiting, kwargs={"job": job}) as stream:
             assert await end_of(stream) == '{"state": "failed"}'
@@ -285,14 +317,17 @@ async def test_process_does_not_wait_for_its_broker_at_its_end(
     abandoned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Away(MemoryBroker):
+        calls = 0
+
         def publish(self, *args: Any, timeout: float, **options: Any) -> Any:
+            self.calls += 1
             time.sleep(timeout)
             raise PublishFailed("The broker is away.", may_be_stored=False)
 
-    monkeypatch.setattr("django_sse.jobs.background.FAREWELL_SECONDS", 0.1)
-    before = use_broker(Away())
-    began = time.monotonic()
-    await asyncio.to_thread(background.say_goodbye)
+    monkeypatch.setattr("django_sse.jobs.background.REPORT_SECONDS", 0.1)
+    broker = Away()
+    before = use_broker(broker)
+    await asyncio.to_thread(background.report_ends)
     assert len(background) == 3
-    assert time.monotonic() - began < 0.2  # not once for each job
+    assert broker.calls == 1  # not one for each job
     use_broker(before)
