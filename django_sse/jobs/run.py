@@ -234,7 +234,7 @@ class Run:
             await asyncio.sleep(self.job.lease / 3)
             if not self.owns:
                 return  # A renewal would replace the record of the end, or of the other work.
-            with suppress(BrokerError):  # The broker is away, for those who watch as well.
+            with suppress(BrokerError):  # The watches cannot hear of it now either.
                 await self._renew()
 
     async def _renew(self) -> None:

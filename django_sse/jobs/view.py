@@ -39,7 +39,8 @@ logger = logging.getLogger("django_sse")
 
 #: The header of the response with the job's id.
 HEADER = "SSE-Job"
-#: The least length of an anonymous client's ``Idempotency-Key``: who knows it can read the job.
+#: The least length of an anonymous client's ``Idempotency-Key``: a client that knows it can
+#: read the job.
 LEAST_KEY = 16
 #: More events than any history has.
 _ALL = 1_000_000

@@ -66,8 +66,8 @@ class Hub:
         self._heeding: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closer: asyncio.Task[None] | None = None
-        # How many handshakes, whose streams are not in the roster yet, and how many questions to the
-        # broker need the listener at the moment.
+        # How many blocks need the listener: handshakes whose streams are not in the roster yet, and
+        # questions to the broker.
         self._holds = 0
         self._opened = loop.time()
         self.closed = False
