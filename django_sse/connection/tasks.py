@@ -28,24 +28,31 @@ ATTEMPTS = 3
 LAST_PATIENCE = 0.3
 
 
-async def stop(task: asyncio.Task[Any], patience: float | None = None) -> bool:
+async def stop(
+    task: asyncio.Task[Any],
+    patience: float | None = None,
+    *,
+    until: asyncio.Future[Any] | None = None,
+) -> bool:
     """Cancel a task and wait for its end; return whether it has ended.
 
     A task may swallow a cancellation; client libraries do so at the wrong moment. Therefore it is
     cancelled again, first after ``patience`` seconds (``PATIENCE_SECONDS`` by default), since it
     may be cleaning up. After ``ATTEMPTS`` more cancellations it is left to itself.
+
+    With ``until``, the same holds for the part of the task that ends when this future is done. The
+    rest of the task is not cancelled.
     """
     patience = PATIENCE_SECONDS if patience is None else patience
-    task.cancel()
-    await settle(task, patience)
-    for _ in range(ATTEMPTS):
-        if not task.done():
+    part = task if until is None else until
+    for attempt in range(1 + ATTEMPTS):
+        if not part.done():
             task.cancel()
-            await settle(task, min(patience, GOODBYE_SECONDS))
-    return task.done()
+            await settle(part, patience if attempt == 0 else min(patience, GOODBYE_SECONDS))
+    return part.done()
 
 
-async def settle(task: asyncio.Task[Any], patience: float | None = None) -> None:
+async def settle(task: asyncio.Future[Any], patience: float | None = None) -> None:
     """Wait for a task's end, for ``patience`` seconds at most.
 
     A cancellation meanwhile is not raised, but makes the wait urgent: the task then has

@@ -90,7 +90,7 @@ class EventStore(SDKEventStore):
     async def _read(self, after: EventId) -> Any:
         hub = get_hub()
         try:
-            with hub.visited():
+            with hub.kept_open():
                 async with asyncio.timeout(conf.publish_timeout):
                     return await hub.listener.replay([self._topic], after, _PAGE)
         except TimeoutError as error:

@@ -7,6 +7,7 @@ import atexit
 import contextvars
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +23,9 @@ from .run import Run, end_now
 
 logger = logging.getLogger("django_sse")
 
-#: Seconds that a process which has ended its event loops takes to tell the broker of its jobs' end.
-FAREWELL_SECONDS = 1.0
+#: The longest time, in seconds, that an ending process takes to tell the broker of the end of all
+#: jobs that its event loops left behind.
+REPORT_SECONDS = 1.0
 
 
 class _Work:
@@ -35,6 +37,9 @@ class _Work:
         self._work = work
         # Whether the process ends, and the work with it.
         self._ends = False
+        self._begun = False
+        # Done when the work has ended. The task then only has to tell of the end.
+        self._worked: asyncio.Future[None] = self.loop.create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._lane: Lane = pool.lease()
         # The work keeps the request's context variables: its language, its time zone.
@@ -45,13 +50,18 @@ class _Work:
     def cancel(self) -> None:
         """End the work with its process."""
         self._ends = True
-        self.task.cancel()
+        # A task that is cancelled before its first turn would never run, and could not tell of the
+        # job's end.
+        if self._begun:
+            self.task.cancel()
 
     def _stop_soon(self) -> None:
         self._stopping = self.loop.create_task(self._stop(), context=contextvars.Context())
 
     async def _stop(self) -> None:
-        if not await stop(self.task):
+        # Do not cancel the rest of the task: it tells the clients of the end, and tries again for
+        # as long as the broker is away.
+        if not await stop(self.task, until=self._worked):
             job = self.run.job
             logger.warning(
                 "The work on the job %s of %s goes on, although it was cancelled several times: let "
@@ -65,8 +75,13 @@ class _Work:
     async def _perform(self) -> None:
         run = self.run
         ending: Ending = "failed"
+        self._begun = True
         try:
+            if self._ends:
+                raise asyncio.CancelledError
             await run.begin(take_over=run.job.state == "queued")
+            if run.cancelled:
+                raise JobCancelled(f"The job {run.job.id} was cancelled before its work began.")
             await self._work(run)
             ending = "done"
         except (asyncio.CancelledError, JobCancelled):
@@ -81,6 +96,8 @@ class _Work:
         except Exception:
             logger.exception("The job %s of %s has failed.", run.job.id, run.job.view)
         finally:
+            if not self._worked.done():
+                self._worked.set_result(None)
             # In a task of its own, since the server may cancel this one again meanwhile.
             closing = self.loop.create_task(run.close(ending))
             await settle(closing)
@@ -94,7 +111,8 @@ class Background:
     def __init__(self) -> None:
         """Begin without jobs."""
         self._works: dict[str, _Work] = {}
-        self._starting: set[str] = set()
+        # The ids of the jobs that start, and how many POSTs want to start each.
+        self._starting: Counter[str] = Counter()
 
     def __contains__(self, job_id: str) -> bool:
         """Return whether this process works on a job."""
@@ -115,11 +133,14 @@ class Background:
         if not known and conf.max_jobs is not None and len(self) >= conf.max_jobs:
             yield False
         else:
-            self._starting.add(job_id)
+            # POSTs with the same Idempotency-Key share a place. The last one gives it back.
+            self._starting[job_id] += 1
             try:
                 yield True
             finally:
-                self._starting.discard(job_id)
+                self._starting[job_id] -= 1
+                if not self._starting[job_id]:
+                    del self._starting[job_id]
 
     def begin(self, job: Job, work: Callable[[Run], Coroutine[Any, Any, None]]) -> None:
         """Work on a job in a task, with the context variables and the pool of threads of a stream.
@@ -128,8 +149,11 @@ class Background:
         """
         if self not in shutdown.also:
             shutdown.also.append(self)
-            atexit.register(self.say_goodbye)
-        self._works[job.id] = _Work(job, work)
+            atexit.register(self.report_ends)
+        new = self._works[job.id] = _Work(job, work)
+        if shutdown.draining:
+            # The shutdown has already cancelled the other jobs.
+            new.cancel()
 
     def forget(self, job_id: str) -> None:
         """Note that the work on a job is over."""
@@ -145,19 +169,19 @@ class Background:
         for work in self._of(asyncio.get_running_loop()):
             await settle(work.task, shutdown.seconds_left() or LAST_PATIENCE)
 
-    def say_goodbye(self) -> None:
-        """Tell the end of jobs whose server has stopped their event loop before they could.
+    def report_ends(self) -> None:
+        """Tell the end of jobs whose event loop was stopped before they could do it themselves.
 
-        Daphne does so.
+        Daphne stops its event loop so.
         """
-        deadline = time.monotonic() + FAREWELL_SECONDS
+        deadline = time.monotonic() + REPORT_SECONDS
         for work in list(self._works.values()):
-            left = deadline - time.monotonic()
+            run, left = work.run, deadline - time.monotonic()
             try:
-                if left > 0:
-                    end_now(work.run.job, "failed", timeout=left)
+                if left > 0 and run.owns:
+                    end_now(run.job, "cancelled" if run.cancelled else "failed", timeout=left)
             except Exception:
-                # Those who watch it find out, once its lease is over.
+                # The processes whose clients follow the job end it once its lease is over.
                 logger.debug("The end of a job could not be told.", exc_info=True)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> list[_Work]:

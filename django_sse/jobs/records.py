@@ -32,7 +32,7 @@ class StartedJob(TypedDict):
 
 
 class Progress(TypedDict):
-    """The data of ``event: progress``; ``total`` is ``None`` where nobody knows it."""
+    """The data of ``event: progress``; ``total`` is ``None`` where the work does not know it."""
 
     done: float
     total: float | None
@@ -156,7 +156,7 @@ async def newest_message(topic: str) -> Message | None:
             "MemoryBroker, RedisBroker or DatabaseBroker, or define it."
         )
     try:
-        with hub.visited():
+        with hub.kept_open():
             async with asyncio.timeout(conf.publish_timeout):
                 found = await hub.listener.newest([topic], 1)
     except TimeoutError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
@@ -66,12 +67,14 @@ async def end(job: Job, ending: Ending) -> None:
 
 
 def end_now(job: Job, ending: Ending, *, timeout: float) -> None:
-    """Do the same as ``end()`` without an event loop; ``timeout`` is in seconds, for each of the two steps."""
-    broker = get_broker()
+    """Do the same as ``end()`` without an event loop, within ``timeout`` seconds."""
+    broker, deadline = get_broker(), time.monotonic() + timeout
     topic, head, once = _last_event(job, ending)
     last = broker.publish([topic], head, key=LAST, timeout=timeout, idempotency_key=once)
     topic, head, once = _last_record(job, ending, last)
-    broker.publish([topic], head, timeout=timeout, idempotency_key=once)
+    # The least time is for a broker that took all of the time, and has stored the event.
+    left = max(deadline - time.monotonic(), 0.01)
+    broker.publish([topic], head, timeout=left, idempotency_key=once)
 
 
 def _last_event(job: Job, ending: Ending) -> tuple[str, bytes, str]:
@@ -106,7 +109,8 @@ class Run:
         """Take a job that this process is to work on."""
         self.job = job
         self.cancelled = False
-        # Whether it is this work that the job's end is up to.
+        # Whether this work has to end the job. False once it has, or where the job was ended or
+        # taken over elsewhere.
         self.owns = True
         self._on_cancel = on_cancel
         self._closed = False
@@ -203,15 +207,16 @@ class Run:
         if self._renewing is not None:
             await stop(self._renewing)
         self._listener.close()
-        if self.owns:
-            await self._end(ending)
+        await self._end(ending)
 
     async def _end(self, ending: Ending) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_SECONDS
-        while True:
+        # Work that goes on after its cancellation is closed twice, the second time long after.
+        while self.owns:
             try:
                 await end(self.job, ending)
+                self.owns = False
                 return
             except PublishFailed:
                 if loop.time() >= deadline:
@@ -227,7 +232,9 @@ class Run:
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(self.job.lease / 3)
-            with suppress(BrokerError):  # The broker is away, for those who watch as well.
+            if not self.owns:
+                return  # A renewal would replace the record of the end, or of the other work.
+            with suppress(BrokerError):  # The watches cannot hear of it now either.
                 await self._renew()
 
     async def _renew(self) -> None:
@@ -248,6 +255,9 @@ class Run:
         if found.ended or taken_over:
             self.owns = False
         if found.ended or taken_over or found.state == "cancelling":
+            # The next renewal replaces the record with the order. It has to repeat the order, for a
+            # task that takes over when this process dies.
+            self.job = replace(self.job, state="cancelling")
             self.cancelled = True
             if self._on_cancel is not None:
                 self._on_cancel()

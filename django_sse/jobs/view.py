@@ -39,7 +39,8 @@ logger = logging.getLogger("django_sse")
 
 #: The header of the response with the job's id.
 HEADER = "SSE-Job"
-#: The least length of an anonymous client's ``Idempotency-Key``: who knows it can read the job.
+#: The least length of an anonymous client's ``Idempotency-Key``: a client that knows it can
+#: read the job.
 LEAST_KEY = 16
 #: More events than any history has.
 _ALL = 1_000_000
@@ -205,14 +206,18 @@ class JobView(SSEView[T], base=True):
         return job.owner is None or job.owner == self._owner()
 
     def start_event(self, job_id: str) -> ServerSentEvent | None:
-        """Return the job's first event; by default ``event: job``, with its id. ``None`` sends none."""
+        """Return the job's first event; by default ``event: job``, with its id. ``None`` sends none.
+
+        It may have data and a name, but no ``id``, ``retry`` or ``comments``.
+        """
         return ServerSentEvent({"id": job_id}, event="job")
 
     def end_event(self, ending: Ending) -> ServerSentEvent:
         """Return the job's last event, for ``"done"``, ``"failed"`` and ``"cancelled"``.
 
         By default, it is ``event: end`` with ``{"state": ending}``. All three are made as the job
-        starts: another process may have to send it.
+        starts: another process may have to send it. They may have data and a name, but no ``id``,
+        ``retry`` or ``comments``.
         """
         return ServerSentEvent({"state": ending}, event="end")
 
@@ -388,7 +393,8 @@ class JobView(SSEView[T], base=True):
         created = await create(given, once=once)
         if created is None:
             job = await self._existing(given.id)
-            assert job is not None
+            if job is None:
+                raise JobGone  # The broker still knows the key, but keeps the record no more.
             return job
         self.job = created
         try:
@@ -416,6 +422,14 @@ class JobView(SSEView[T], base=True):
         return {ending: self._as_stored(self.end_event(ending)) for ending in ENDINGS}
 
     def _as_stored(self, event: ServerSentEvent) -> tuple[str | None, str | None]:
+        for name in ("id", "retry", "comments"):
+            if (value := getattr(event, name)) is not None:
+                raise InvalidEvent(
+                    f"The first and the last event of a job must have no {name}, got {value!r}: a "
+                    "job stores their data and their name. Send others in work().",
+                    field=name,
+                    value=value,
+                )
         data: Any = event.data
         text = data if data is None or isinstance(data, str) else self._serialized(data)
         return text, event.event

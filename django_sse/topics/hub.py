@@ -66,8 +66,9 @@ class Hub:
         self._heeding: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closer: asyncio.Task[None] | None = None
-        # How many handshakes are under way whose streams are not in the roster yet.
-        self._guests = 0
+        # How many blocks need the listener: handshakes whose streams are not in the roster yet, and
+        # questions to the broker.
+        self._holds = 0
         self._opened = loop.time()
         self.closed = False
         #: What other modules keep for as long as the hub lives, by a name of theirs.
@@ -190,7 +191,7 @@ class Hub:
         missed that comes while a stream is authenticated. They wait for ``HEED_SECONDS`` at most:
         while the broker is away, no order can be given.
         """
-        self._guests += 1
+        self._holds += 1
         try:
             self.heed()
             if CONTROL not in self._subscribed and self._heeding is not None:
@@ -199,7 +200,7 @@ class Hub:
                     await asyncio.wait([self._heeding], timeout=left)
             yield
         finally:
-            self._guests -= 1
+            self._holds -= 1
 
     async def _heed(self) -> None:
         try:
@@ -208,13 +209,13 @@ class Hub:
             logger.exception("This process cannot receive orders to end streams.")
 
     @contextmanager
-    def visited(self) -> Iterator[None]:
+    def kept_open(self) -> Iterator[None]:
         """Keep the listener open within the block, which asks it something."""
-        self._guests += 1
+        self._holds += 1
         try:
             yield
         finally:
-            self._guests -= 1
+            self._holds -= 1
             self.let_go()
 
     @property
@@ -223,7 +224,7 @@ class Hub:
         # A stream in its handshake has no loop yet; it may get this one.
         return not (
             self._cohorts
-            or self._guests
+            or self._holds
             or any(stream.event_loop in (self._loop, None) for stream in roster.streams())
         )
 

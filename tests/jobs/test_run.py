@@ -94,6 +94,20 @@ async def test_a_job_is_ended_without_an_event_loop() -> None:
     assert await last_events() == [(b'event: end\ndata: {"state": "failed"}\n', LAST)]
 
 
+def test_job_is_ended_within_one_timeout() -> None:
+    class Noting(MemoryBroker):
+        timeouts: list[float] = []
+
+        def publish(self, *args: Any, timeout: float, **options: Any) -> Any:
+            self.timeouts.append(timeout)
+            return super().publish(*args, timeout=timeout, **options)
+
+    use_broker(Noting())
+    end_now(job(), "failed", timeout=20)
+    event, record = Noting.timeouts
+    assert record < event == 20
+
+
 async def test_work_that_cannot_begin_listens_to_nothing() -> None:
     class Deaf(MemoryBroker):
         def listen(self, *args: Any) -> Any:

@@ -265,6 +265,41 @@ async def test_posts_at_once_start_one_job() -> None:
     assert len({task.result() for task in tasks}) == 1
 
 
+async def test_key_whose_record_is_gone() -> None:
+    class Forgetful(MemoryBroker):
+        """Keeps no records, but knows the key for longer."""
+
+        def listen(self, *args: Any) -> Any:
+            listener = super().listen(*args)
+
+            async def newest(*args: Any, **options: Any) -> list[Any]:
+                return []
+
+            listener.newest = newest  # type: ignore[method-assign]
+            return listener
+
+    use_broker(Forgetful())
+    async with ask(headers={"Idempotency-Key": OWN_KEY}) as stream:
+        assert stream.status_code == 409
+
+
+@pytest.mark.parametrize("wrong", [{"id": "7"}, {"retry": 5}, {"comments": "x"}])
+@pytest.mark.parametrize("name", ["start_event", "end_event"])
+async def test_first_and_last_event_have_only_data_and_a_name(
+    name: str, wrong: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(Words):
+        pass
+
+    setattr(Wrong, name, lambda self, _: ServerSentEvent("x", **wrong))
+    async with ask(view=Wrong) as stream:
+        assert stream.status_code == 500
+    assert (
+        f"InvalidEvent: The first and the last event of a job must have no {[*wrong].pop()}, got"
+        in (caplog.text)
+    )
+
+
 async def test_key_of_an_anonymous_client_must_be_long() -> None:
     async with ask(headers={"Idempotency-Key": "short"}) as stream:
         assert stream.status_code == 400
