@@ -29,6 +29,9 @@ BATCH = 200
 #: If more rows than these wait, nobody has told them for long. Then streams begin anew.
 MANY = 2000
 
+# What a key may be in JSON.
+_KEYS = (str, int, Decimal, bool)
+
 #: The concrete models that have the triggers.
 covered: set[type[Model]] = set()
 
@@ -108,9 +111,9 @@ def _read(text: str) -> dict[str, Any]:
         # Numbers with a fraction would lose digits as a float.
         said = json.loads(text, parse_float=Decimal)
         lists = [said["pk"], *(it for it in said.get("via", {}).values() if it is not None)]
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         lists = [None]
-    if all(isinstance(it, list) for it in lists):
+    if all(isinstance(it, list) and all(isinstance(key, _KEYS) for key in it) for it in lists):
         return said  # type: ignore[no-any-return]
     return {"all": True}
 

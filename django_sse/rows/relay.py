@@ -26,7 +26,7 @@ from django_sse.exceptions import SSEError
 from django_sse.topics.hub import Hub
 
 from . import outbox
-from .changes import tell
+from .changes import publish_record
 
 logger = logging.getLogger("django_sse")
 
@@ -133,7 +133,7 @@ class Relay(threading.Thread):
 def publish_all(found: Iterable[outbox.Told]) -> None:
     """Publish what statements changed, in order."""
     for it in found:
-        tell(it.model, it.said)
+        publish_record(it.model, it.said)
 
 
 def follow(hub: Hub, user: object, aliases: Iterable[str]) -> list[Relay]:

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pgtrigger
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -25,7 +26,6 @@ from django_sse.contrib.pgtrigger import StreamTrigger, stream_triggers
 from django_sse.exceptions import PublishFailed
 from django_sse.rows import changes, outbox, relay
 from django_sse.rows import group as groups
-from django_sse.rows.paths import paths_of
 from django_sse.testing import connect
 from django_sse.topics.hub import get_hub
 from tests.support.databases import new_database
@@ -111,6 +111,21 @@ async def test_relay_is_shared_by_groups_and_ends_with_the_last(
     assert await sql("SELECT count(*) FROM django_sse_change") == "1"
 
 
+async def test_relay_publishes_changes_of_models_that_its_process_does_not_show(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        # As if the clients were in another process, and this one served streams of other models.
+        monkeypatch.setattr(changes, "_watched", set())
+        monkeypatch.setattr(changes, "_dependents", {})
+        await sql(f"{insert('ada')}; INSERT INTO auth_group (name) VALUES ('team')")
+        assert (await copy.event())[1]["username"] == "ada"
+        await sql("INSERT INTO auth_user_groups (user_id, group_id) VALUES (1, 1)")
+        assert (await copy.event())[0] == "changed"
+
+
 async def test_change_waits_while_the_broker_or_the_database_is_away(
     told: str,
     sql: Sql,
@@ -170,13 +185,12 @@ async def test_too_many_rows_of_the_table_become_a_reset_for_those_that_are_open
         copy = Copy(stream)
         await copy.until("end")
         # As if this process had not been able to tell for long.
-        tell = changes.tell
-        monkeypatch.setattr(
-            relay, "tell", Mock(side_effect=PublishFailed("x", may_be_stored=False))
-        )
+        publish_record = changes.publish_record
+        away = Mock(side_effect=PublishFailed("x", may_be_stored=False))
+        monkeypatch.setattr(relay, "publish_record", away)
         for name in "abcd":
             await sql(insert(name))
-        monkeypatch.setattr(relay, "tell", tell)
+        monkeypatch.setattr(relay, "publish_record", publish_record)
         await copy.until("end")
         assert [name for name, _ in copy.events[-7:]] == [
             *("reset", "begin", "created", "created", "created", "created", "end")
@@ -216,6 +230,10 @@ async def test_missing_table_is_reported_with_its_remedy(
         '{"pk": 7}',
         '{"pk": [], "via": 7}',
         '{"pk": [], "via": {"a": 7}}',
+        '{"pk": [[1]]}',
+        '{"pk": [{}]}',
+        '{"pk": [null]}',
+        '{"pk": [], "via": {"a": [{}]}}',
     ],
 )
 def test_what_cannot_be_read_may_be_any_row(said: str) -> None:
@@ -229,6 +247,8 @@ async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
         copy = Copy(stream)
         await copy.until("end")
         await sql("SELECT django_sse_tell_1('nonsense', 'junk')")
+        await sql(f"SELECT django_sse_tell_1('{'x' * 300}.y', 'junk')")
+        await sql("""SELECT django_sse_tell_1('auth.permission', '{"pk": [[1]]}')""")
         await sql("SELECT django_sse_tell_1('auth.user', 'junk')")
         await copy.until("end")
         assert [name for name, _ in copy.events[-3:]] == ["reset", "begin", "end"]
@@ -248,57 +268,83 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Any]]:
     return found
 
 
-USERS, GROUPS = ["model:auth.user"], ["model:auth.group"]
+USERS, GROUPS, MEMBERSHIPS = ["model:auth.user"], ["model:auth.group"], ["model:auth.user_groups"]
+NEWER = ["model:shop.newer"]
+ANY = {"pk": [], "all": True}
 
 
 @pytest.mark.parametrize(
-    ("label", "said", "messages"),
+    ("label", "payload", "messages"),
     [
-        ("auth.nothing", {"pk": [1]}, []),
+        # Another process may have streams of it: of a newer release, or where this one has none.
+        ("shop.newer", {"pk": [1]}, [(NEWER, ANY)]),
+        (
+            "contenttypes.contenttype",
+            {"pk": [1]},
+            [(["model:contenttypes.contenttype"], {"pk": [1]})],
+        ),
         ("nothing", {"pk": [1]}, []),
-        ("contenttypes.contenttype", {"pk": [1]}, []),
         ("auth.user", {"pk": [1, 2, 3]}, [(USERS, {"pk": [1, 2]}), (USERS, {"pk": [3]})]),
-        ("auth.user", {"all": True}, [(USERS, {"pk": [], "all": True})]),
+        ("auth.user", {"all": True}, [(USERS, ANY)]),
         (
             "auth.user_groups",
             {"pk": [9], "via": {"user_id": [1, 2, 3], "group_id": [7], "other_id": None}},
-            [(USERS, {"pk": [1, 2]}), (USERS, {"pk": [3]}), (GROUPS, {"pk": [7]})],
+            [
+                (MEMBERSHIPS, {"pk": [9], "via": {"group_id": [7], "user_id": [1, 2]}}),
+                (MEMBERSHIPS, {"pk": [], "via": {"user_id": [3]}}),
+                (USERS, {"pk": [1, 2]}),
+                (USERS, {"pk": [3]}),
+                (GROUPS, {"pk": [7]}),
+            ],
         ),
-        (
-            "auth.user_groups",
-            {"all": True},
-            [(USERS, {"pk": [], "all": True}), (GROUPS, {"pk": [], "all": True})],
-        ),
+        ("auth.user_groups", {"all": True}, [(MEMBERSHIPS, ANY), (USERS, ANY), (GROUPS, ANY)]),
     ],
 )
-def test_statement_is_told_in_messages_of_bounded_size(
+def test_statement_is_told_in_messages_whatever_this_process_shows(
     label: str,
-    said: Any,
+    payload: Any,
     messages: list[Any],
     published: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(changes, "CHUNK", 2)
-    monkeypatch.setattr(changes, "_watched", {User, Group})
+    monkeypatch.setattr(changes, "_watched", set())
     monkeypatch.setattr(changes, "_dependents", {})
-    changes.tell(label, said)
+    changes.publish_record(label, payload)
     assert published == messages
 
 
-def test_foreign_keys_before_and_after_a_statement_are_told(
-    published: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_change_of_a_parent_is_told_to_streams_of_its_children(published: list[Any]) -> None:
+    class Clerk(User):
+        class Meta:
+            app_label = "shop"
+
+    try:
+        changes.publish_record("auth.user", {"pk": [1]})
+        changes.publish_record("shop.clerk", {"pk": [2]})
+    finally:
+        del apps.all_models["shop"]["clerk"]
+        apps.clear_cache()
+    both = ["model:auth.user", "model:shop.clerk"]
+    assert published == [(both, {"pk": [1]}), (both, {"pk": [2]})]
+
+
+def test_large_statement_is_told_in_messages_that_the_broker_takes(
+    published: list[Any], settings: Any
 ) -> None:
-    monkeypatch.setattr(changes, "CHUNK", 2)
-    [path] = paths_of("Groups", Group, {MEMBERSHIP: "group"})
-    monkeypatch.setattr(changes, "_watched", {User, Group, MEMBERSHIP})
-    monkeypatch.setattr(changes, "_dependents", {MEMBERSHIP: {(Group, path)}})
-    via = {"user_id": [1], "group_id": [7, 8, 9]}
-    changes.tell("auth.user_groups", {"pk": [4], "via": via})
-    own = [said for topics, said in published if topics == ["model:auth.user_groups"]]
-    assert own == [
-        {"pk": [4], "via": {"group_id": [7, 8]}},
-        {"pk": [], "via": {"group_id": [9]}},
+    settings.DJANGO_SSE = {"MAX_EVENT_BYTES": 1024}
+    keys = [f"{number:0200}" for number in range(20)]
+    changes.publish_record("auth.group", {"pk": keys[:10], "via": {"owner_id": keys[10:]}})
+    assert len(published) > 4
+    assert all(len(json.dumps(payload)) < 1024 for _, payload in published)
+    assert [key for _, it in published for key in it["pk"]] == keys[:10]
+    assert [key for _, it in published for key in it.get("via", {}).get("owner_id", ())] == keys[
+        10:
     ]
+
+    published.clear()
+    changes.publish_record("auth.group", {"pk": ["x" * 2000]})
+    assert published == [(GROUPS, ANY)]
 
 
 # The declaration.
