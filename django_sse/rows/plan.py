@@ -84,8 +84,10 @@ class Plan:
         self.using = queryset.db
         models = [self.model, *(path.changed for path in paths)]
         chosen: str | None = queryset._db  # type: ignore[attr-defined]
-        #: The databases in which the rows are changed. They may be read from a replica.
-        self.written = {chosen or router.db_for_write(model) for model in models}
+        #: The databases in which the rows may be changed. ``using()`` may have chosen a replica.
+        self.written = {router.db_for_write(model) for model in models}
+        if chosen is not None:
+            self.written.add(chosen)
         self.paths = {topic: tuple(it) for topic, it in _by_topic(paths).items()}
         self.topics = tuple(dict.fromkeys([topic_of(self.model), *self.paths]))
         self._context = context

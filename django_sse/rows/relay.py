@@ -21,7 +21,15 @@ from typing import Any
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_sse.brokers.database.connections import close, own_connection, readable, transaction
+from django_sse.brokers.database.connections import (
+    close,
+    listen,
+    own_connection,
+    readable,
+    take_in,
+    transaction,
+)
+from django_sse.brokers.database.postgresql import is_psycopg3
 from django_sse.exceptions import SSEError
 from django_sse.topics.hub import Hub
 
@@ -32,6 +40,8 @@ logger = logging.getLogger("django_sse")
 
 #: Seconds between two looks at the table if nothing notifies, and up to half as much again.
 LOOK_SECONDS = 2.0
+#: Seconds until a database that is read-only is asked again whether it still is.
+STANDBY_SECONDS = 30.0
 #: Seconds between two tries while the database or the broker is away.
 PAUSES = (0.1, 2.0)
 
@@ -50,6 +60,7 @@ class Relay(threading.Thread):
         self._loop = loop
         self._stopping = False
         self._away = False
+        self._heard = False
         self._read_end, self._write_end = os.pipe()
         self._pipe_lock = threading.Lock()
         self._piped = True
@@ -99,25 +110,38 @@ class Relay(threading.Thread):
         with contextlib.suppress(RuntimeError):  # The loop may be closed.
             self._loop.call_soon_threadsafe(self.looked.set)
 
+    def _hear(self) -> None:
+        self._heard = True
+
     def _watch(self) -> None:
         connection = own_connection(self.alias)
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"LISTEN {outbox.CHANNEL}")
-            raw: Any = connection.connection
+                cursor.execute("SELECT pg_is_in_recovery()")
+                [is_standby] = cursor.fetchone()
+            if is_standby:
+                self._note_look()
+                readable([self._read_end], STANDBY_SECONDS)
+                return
+            watched: list[Any] = [self._read_end]
+            hears = is_psycopg3()
+            if hears:
+                listen(connection, outbox.CHANNEL, self._hear)
+                watched.append(connection.connection)
             with transaction(connection):
                 publish_all(outbox.take_old(connection))
             while not self._stopping:
+                self._heard = False
                 while self._relay(connection) and not self._stopping:
                     pass
                 self._away = False
                 self._note_look()
-                seconds = LOOK_SECONDS * random.uniform(1, 1.5)  # noqa: S311
-                if raw in readable([self._read_end, raw], seconds):
-                    with connection.wrap_database_errors:
-                        raw.pgconn.consume_input()
-                        while raw.pgconn.notifies():
-                            pass
+                # A notification that came during the look may be about a row that it did not see.
+                # psycopg has read it already, so the connection does not wake this thread up.
+                if not self._heard:
+                    readable(watched, LOOK_SECONDS * random.uniform(1, 1.5))  # noqa: S311
+                    if hears:
+                        take_in(connection)
         finally:
             close(connection)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,7 +27,7 @@ from django_sse.contrib.pgtrigger import StreamTrigger, stream_triggers
 from django_sse.exceptions import PublishFailed
 from django_sse.rows import changes, outbox, relay
 from django_sse.rows import group as groups
-from django_sse.testing import connect
+from django_sse.testing import NothingReceived, connect
 from django_sse.topics.hub import get_hub
 from tests.support.databases import new_database
 from tests.support.postgres_server import PostgresServer
@@ -208,6 +209,71 @@ async def test_change_is_noticed_although_nothing_notifies(
         await copy.until("end")
         await sql(insert("ada"))
         assert (await copy.event())[1]["username"] == "ada"
+
+
+async def test_change_that_commits_while_another_is_published_does_not_wait(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its notification reaches psycopg with the answer to a query of the relay."""
+    held, goes_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def held_up(*args: Any) -> None:
+        loop.call_soon_threadsafe(held.set)
+        assert goes_on.wait(10)
+        changes.publish_record(*args)
+
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        monkeypatch.setattr(relay, "LOOK_SECONDS", 60)
+        await sql(insert("ada"))  # Let the relay begin to wait for so long.
+        assert (await copy.event())[1]["username"] == "ada"
+        monkeypatch.setattr(relay, "publish_record", held_up)
+        await sql(insert("bob"))
+        await asyncio.wait_for(held.wait(), 10)
+        await sql(insert("eve"))
+        goes_on.set()
+        assert [(await copy.event())[1]["username"] for _ in range(2)] == ["bob", "eve"]
+
+
+async def test_relay_looks_at_the_table_by_itself_with_psycopg_2(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only psycopg 3 tells of notifications here."""
+    monkeypatch.setattr(relay, "is_psycopg3", lambda: False)
+    monkeypatch.setattr(relay, "listen", None)
+    monkeypatch.setattr(relay, "LOOK_SECONDS", 0.1)
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(insert("ada"))
+        assert (await copy.event())[1]["username"] == "ada"
+
+
+async def test_relay_of_a_replica_waits_until_it_can_be_written(
+    told: str,
+    sql: Sql,
+    broker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(relay, "STANDBY_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "PAUSES", (0.01, 0.02))
+    # The database says of itself what a hot standby says.
+    name = connections.databases[told]["NAME"]
+    await sql(f'ALTER DATABASE "{name}" SET search_path = public, pg_catalog')
+    standby = "FUNCTION public.pg_is_in_recovery()"
+    await sql(f"CREATE {standby} RETURNS boolean LANGUAGE sql AS 'SELECT true'")
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(insert("ada"))
+        with pytest.raises(NothingReceived):
+            await copy.event(0.3)
+        await sql(f"DROP {standby}")
+        assert (await copy.event())[1]["username"] == "ada"
+    assert "trying again" not in caplog.text
 
 
 async def test_missing_table_is_reported_with_its_remedy(
