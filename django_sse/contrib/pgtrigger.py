@@ -51,7 +51,7 @@ class StreamTrigger(pgtrigger.Trigger):
         tables = _TABLES[self.operation]
         label = _text(meta.label_lower)
         if not tables:
-            return f"PERFORM {outbox.TELL}({label}, {_text(outbox.ALL)}); RETURN NULL;"
+            return f"{_call(label, _text(outbox.ALL))} RETURN NULL;"
         if not getattr(meta.pk, "column", None):
             raise ImproperlyConfigured(
                 f"{meta.label} has a composite primary key, and stream_triggers() needs one column."
@@ -64,10 +64,8 @@ class StreamTrigger(pgtrigger.Trigger):
         said = f"'pk', {_values(meta.pk.column, tables)}"
         if keys:
             said += f", 'via', json_build_object({keys})"
-        return (
-            f"IF EXISTS (SELECT FROM {tables[0]}) THEN "
-            f"PERFORM {outbox.TELL}({label}, json_build_object({said})::text); END IF; RETURN NULL;"
-        )
+        call = _call(label, f"json_build_object({said})::text")
+        return f"IF EXISTS (SELECT FROM {tables[0]}) THEN {call} END IF; RETURN NULL;"
 
 
 def stream_triggers() -> list[StreamTrigger]:
@@ -77,6 +75,19 @@ def stream_triggers() -> list[StreamTrigger]:
     model get ``reset``. ``pgtrigger.ignore()`` keeps a block from being told.
     """
     return [StreamTrigger(operation) for operation in _TABLES]
+
+
+def _call(label: str, payload: str) -> str:
+    """Return the call of the function, in the schema of the table if no other one is searched.
+
+    ``pg_restore``, and programs that are careful, search no schema at all.
+    """
+    return (
+        f"IF to_regprocedure('{outbox.TELL}(text,text)') IS NULL THEN "
+        f"EXECUTE format('SELECT %I.{outbox.TELL}($1, $2)', TG_TABLE_SCHEMA) "
+        f"USING {label}, {payload}; "
+        f"ELSE PERFORM {outbox.TELL}({label}, {payload}); END IF;"
+    )
 
 
 def _values(column: str, tables: tuple[str, ...]) -> str:

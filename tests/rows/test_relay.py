@@ -276,6 +276,22 @@ async def test_relay_of_a_replica_waits_until_it_can_be_written(
     assert "trying again" not in caplog.text
 
 
+@pytest.mark.parametrize("search_path", ["''", "pg_catalog, pg_temp", "elsewhere, public"])
+async def test_trigger_finds_the_function_with_any_search_path(
+    search_path: str, told: str, sql: Sql, broker: Any
+) -> None:
+    """``pg_restore --data-only`` searches no schema."""
+    statement = insert("ada").replace("auth_user", "public.auth_user")
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(f"SET search_path = {search_path}; {statement}")
+        assert (await copy.event())[1]["username"] == "ada"
+        await sql(f"SET search_path = {search_path}; TRUNCATE public.auth_user CASCADE")
+        await copy.until("end")
+        assert copy.rows == {}
+
+
 async def test_missing_table_is_reported_with_its_remedy(
     told: str, sql: Sql, broker: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
