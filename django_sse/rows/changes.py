@@ -27,7 +27,7 @@ from django_sse.exceptions import InvalidEvent, InvalidTopic, UndeclaredEvent
 from django_sse.topics.publishing import apublish, publish
 from django_sse.wire.events import EventDecoder, encode_head
 
-from .outbox import is_covered
+from .change_table import is_covered
 from .paths import Path
 
 logger = logging.getLogger("django_sse")
@@ -41,7 +41,7 @@ _watched: set[type[Model]] = set()
 _dependents: dict[type[Model], set[tuple[type[Model], Path]]] = {}
 
 _BEFORE = "_django_sse_before"
-_ALL = '{"pk":[],"all":true}'
+_ANY_ROW = '{"pk":[],"all":true}'
 # What a message has beside its data.
 _FRAME = len(encode_head("", "touched"))
 
@@ -89,14 +89,14 @@ def publish_changes(
     ``publish()`` does. Raises ``ValueError`` for objects without a primary key, and what
     ``publish()`` raises.
     """
-    found, database = _told(rows)
+    found, database = _messages_of(rows)
     for topic, text in found:
         publish(topic, text, event="touched", using=using or database, on_commit=on_commit)
 
 
 async def apublish_changes(rows: QuerySet[Any] | Iterable[Model]) -> None:
     """Do the same as ``publish_changes()`` from a coroutine, at once."""
-    found, _ = await sync_to_async(_told)(rows)
+    found, _ = await sync_to_async(_messages_of)(rows)
     for topic, text in found:
         await apublish(topic, text, event="touched")
 
@@ -125,12 +125,12 @@ def _messages(label: str, payload: dict[str, Any]) -> Iterator[tuple[list[str], 
         return  # A call by hand: this is not the name of a model.
     except LookupError:
         # Another release of the project, which has the model, may serve streams of it.
-        yield [f"model:{label.lower()}"], _ALL
+        yield [f"model:{label.lower()}"], _ANY_ROW
         return
     ends = _ends(model)
     if payload.get("all"):
         for touched in (model, *ends.values()):
-            yield _kin_topics(touched), _ALL
+            yield _kin_topics(touched), _ANY_ROW
         return
     vias: dict[str, list[Any]] = {name: it or [] for name, it in payload.get("via", {}).items()}
     columns = [list(chunks(vias[name], CHUNK)) for name in sorted(vias)]
@@ -159,7 +159,7 @@ def _ends(through: type[Model]) -> dict[str, type[Model]]:
     return {it.attname: it.related_model for it in fields if it.target_field.primary_key}
 
 
-def _told(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str, str]], str | None]:
+def _messages_of(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str, str]], str | None]:
     by_model: dict[type[Model], list[Any]] = {}
     database = None
     if isinstance(rows, QuerySet):
@@ -211,7 +211,7 @@ def _texts(pks: list[Any], via: dict[str, list[Any]] | None = None) -> Iterator[
     keys = [("", pk) for pk in pks]
     keys += [(name, value) for name, values in via.items() for value in values]
     if len(keys) == 1:
-        yield _ALL
+        yield _ANY_ROW
         return
     middle = len(keys) // 2
     for half in (keys[:middle], keys[middle:]):
@@ -268,8 +268,8 @@ def _paths(model: type[Model]) -> Iterator[tuple[type[Model], Path]]:
             yield from found
 
 
-# Signals. The row is as it will be, or was, where the transaction commits. If triggers tell of the
-# same change, signals do not.
+# Signals. The row is as it will be, or was, where the transaction commits. If triggers record the
+# same change, signals publish nothing.
 
 
 def _vias(sender: type[Model]) -> set[str]:

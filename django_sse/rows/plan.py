@@ -117,13 +117,13 @@ class Plan:
         found = {obj.pk: row for obj in objects if (row := self._row(obj, None)) is not None}
         return found, objects[-1].pk if len(objects) == size else None
 
-    def pks(self, path: Path, said: Touched) -> list[Any]:
-        """Return the primary keys of the rows to which a path leads, whoever may see them."""
-        values: Iterable[Any] = said.pks
+    def pks(self, path: Path, touched: Touched) -> list[Any]:
+        """Return the primary keys of the rows to which a path leads, whatever clients may see."""
+        values: Iterable[Any] = touched.pks
         if path.via is not None:
-            # publish_changes() tells only the objects.
-            objects = path.changed._base_manager.using(self.using).filter(pk__in=said.pks)
-            values = said.via.get(path.via) or objects.values_list(path.via, flat=True)
+            # publish_changes() names only the objects.
+            objects = path.changed._base_manager.using(self.using).filter(pk__in=touched.pks)
+            values = touched.via.get(path.via) or objects.values_list(path.via, flat=True)
         rows = self.model._base_manager.using(self.using)
         found: list[Any] = []
         for part in chunks(values, KEYS):

@@ -25,7 +25,7 @@ from rest_framework import serializers
 from django_sse import ModelSSEView
 from django_sse.contrib.pgtrigger import StreamTrigger, stream_triggers
 from django_sse.exceptions import PublishFailed
-from django_sse.rows import changes, outbox, relay
+from django_sse.rows import change_table, changes, relay
 from django_sse.rows import group as groups
 from django_sse.testing import NothingReceived, connect
 from django_sse.topics.hub import get_hub
@@ -157,7 +157,7 @@ async def test_change_waits_while_the_broker_or_the_database_is_away(
         # One warning for as long as it is away, and the faults of the code all.
         assert caplog.text.count("wait, trying again: PublishFailed: away") == 1
         assert "still away" not in caplog.text
-        assert "cannot be told" in caplog.text
+        assert "cannot be published" in caplog.text
 
         shared_postgres.cut(connections.databases[told]["NAME"])
         await sql("UPDATE auth_user SET username = 'eve'")
@@ -168,7 +168,7 @@ async def test_change_waits_while_the_broker_or_the_database_is_away(
 async def test_many_rows_of_the_table_are_told_in_several_transactions(
     told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "BATCH", 2)
+    monkeypatch.setattr(change_table, "BATCH", 2)
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
@@ -180,7 +180,7 @@ async def test_many_rows_of_the_table_are_told_in_several_transactions(
 async def test_too_many_rows_of_the_table_become_a_reset_for_those_that_are_open(
     told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MANY", 3)
+    monkeypatch.setattr(change_table, "MAX_PENDING", 3)
     monkeypatch.setattr(relay, "PAUSES", (0.3, 0.3))
     async with connect(users(told)) as stream:
         copy = Copy(stream)
@@ -203,7 +203,7 @@ async def test_change_is_noticed_although_nothing_notifies(
 ) -> None:
     """As behind PgBouncer in transaction mode."""
     monkeypatch.setattr(relay, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(outbox, "CHANNEL", "another_channel")
+    monkeypatch.setattr(change_table, "CHANNEL", "another_channel")
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
@@ -302,7 +302,7 @@ async def test_missing_table_is_reported_with_its_remedy(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "payload",
     [
         "",
         "junk",
@@ -318,8 +318,8 @@ async def test_missing_table_is_reported_with_its_remedy(
         '{"pk": [], "via": {"a": [{}]}}',
     ],
 )
-def test_what_cannot_be_read_may_be_any_row(said: str) -> None:
-    assert outbox._read(said) == {"all": True}
+def test_what_cannot_be_read_may_be_any_row(payload: str) -> None:
+    assert change_table._read(payload) == {"all": True}
 
 
 async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
@@ -328,10 +328,10 @@ async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
-        await sql("SELECT django_sse_tell_1('nonsense', 'junk')")
-        await sql(f"SELECT django_sse_tell_1('{'x' * 300}.y', 'junk')")
-        await sql("""SELECT django_sse_tell_1('auth.permission', '{"pk": [[1]]}')""")
-        await sql("SELECT django_sse_tell_1('auth.user', 'junk')")
+        await sql("SELECT django_sse_record_change_1('nonsense', 'junk')")
+        await sql(f"SELECT django_sse_record_change_1('{'x' * 300}.y', 'junk')")
+        await sql("""SELECT django_sse_record_change_1('auth.permission', '{"pk": [[1]]}')""")
+        await sql("SELECT django_sse_record_change_1('auth.user', 'junk')")
         await copy.until("end")
         assert [name for name, _ in copy.events[-3:]] == ["reset", "begin", "end"]
         await sql(insert("ada"))
@@ -456,8 +456,8 @@ def test_child_is_covered_only_with_its_parents(
     child._meta.get_parent_list.return_value = [User]
     covered.clear()
     covered.update([child, User] if with_parent else [child])
-    assert outbox.is_covered(child, told) is told_by_triggers
-    assert not outbox.is_covered(child, "default")
+    assert change_table.is_covered(child, told) is told_by_triggers
+    assert not change_table.is_covered(child, "default")
 
 
 def test_triggers_need_one_column_as_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from django_sse import ModelSSEView, publish_changes
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.connection.threads import pool
-from django_sse.rows import outbox
+from django_sse.rows import change_table
 from django_sse.rows.plan import Plan
 from django_sse.testing import StreamClient, connect
 from tests.support.databases import new_database
@@ -135,7 +135,7 @@ class World:
         )
 
     def tell(self, rows: Any) -> None:
-        if not outbox.covered:
+        if not change_table.covered:
             publish_changes(rows, using=self.alias)
 
     def change(self, what: str, number: int) -> None:
