@@ -1,9 +1,9 @@
 """The thread that publishes to all processes what triggers of PostgreSQL recorded.
 
 Each event loop with streams has one for each database. A row of the table is taken out in a
-transaction that commits after the broker has confirmed its message. So a change is
-published at least once, whichever process dies. A change that is published twice is checked twice,
-and clients see at most a second ``changed``.
+transaction that commits after the broker has confirmed its message. So a change is published at
+least once, whichever process dies. A change that is published twice is checked twice, and clients
+see at most a second ``changed``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.db.models import Q
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rest_framework import serializers
 
@@ -307,6 +307,14 @@ WORDS = (
 )
 
 
+#: A permission is given and taken away, and rows change once rechecks have found each of that.
+PAUSES = [("pause", 99)] * 8
+WITHDRAWAL = [
+    *[("create", 1), ("create", 1), ("permit", 0), *PAUSES, ("create", 1), *PAUSES],
+    *[("permit", 0), *PAUSES, ("create", 1), ("change", 1), ("create", 1), *PAUSES],
+]
+
+
 async def play(alias: str, steps: list[tuple[str, int]], seed: int) -> None:
     world = World(alias)
     view = Rows.as_view(alias=alias)
@@ -417,6 +425,7 @@ def slow_queries(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     steps=st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 99)), min_size=20, max_size=60),
     seed=st.integers(0, 2**16),
 )
+@example(steps=WITHDRAWAL, seed=0)
 @pytest.mark.timeout(500)
 def test_copies_become_the_querysets_and_show_nothing_else(
     alias: str, slow_queries: Callable[[int], None], steps: list[tuple[str, int]], seed: int
