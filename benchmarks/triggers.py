@@ -67,7 +67,7 @@ def _main(port: str, count: int) -> None:
     from django.contrib.auth.models import User  # noqa: PLC0415
 
     from django_sse.contrib.pgtrigger import stream_triggers  # noqa: PLC0415
-    from django_sse.rows import outbox  # noqa: PLC0415
+    from django_sse.rows import change_table  # noqa: PLC0415
 
     through: Any = User.groups.through
     found: dict[str, tuple[float, float]] = {}
@@ -76,8 +76,12 @@ def _main(port: str, count: int) -> None:
     with psycopg.connect(where, autocommit=True) as connection:
         for table in ("plain", "told"):
             connection.execute(_TABLE.format(table))  # type: ignore[call-overload]
-        names = {"schema": "public", "tell": outbox.TELL, "channel": outbox.CHANNEL}
-        connection.execute(outbox.CREATE.format(**names))  # type: ignore[call-overload]
+        names = {
+            "schema": "public",
+            "record_change": change_table.RECORD_CHANGE,
+            "channel": change_table.CHANNEL,
+        }
+        connection.execute(change_table.CREATE.format(**names))  # type: ignore[call-overload]
         for trigger in stream_triggers():
             # Both tables are shaped as this model's.
             sql = trigger.compile(through).install_sql.replace('"auth_user_groups"', "told")

@@ -26,7 +26,7 @@ class DjangoSSEConfig(AppConfig):
         from . import checks  # noqa: F401, PLC0415 - checks need the apps to be loaded
 
         autodiscover_modules("serializers", "streams")
-        pre_migrate.connect(_prepare_outbox, dispatch_uid="django_sse")
+        pre_migrate.connect(_prepare_change_table, dispatch_uid="django_sse")
         post_migrate.connect(_prepare_database, dispatch_uid="django_sse")
         for module, library in OBSERVERS.items():
             if _is_installed(library):
@@ -62,12 +62,12 @@ def _prepare_database(
         print(f"  Made the tables of {backend} in {using!r}.")  # noqa: T201 - as migrate does
 
 
-def _prepare_outbox(*, app_config: AppConfig, using: str, **kwargs: Any) -> None:
-    """Make the table for what triggers tell before ``migrate`` changes any row."""
-    from .rows import outbox  # noqa: PLC0415 - as above
+def _prepare_change_table(*, app_config: AppConfig, using: str, **kwargs: Any) -> None:
+    """Make the table of the triggers before ``migrate`` changes any row."""
+    from .rows import change_table  # noqa: PLC0415 - as above
 
     if _is_first(app_config):
-        outbox.prepare_database(using)
+        change_table.prepare_database(using)
 
 
 def _is_first(app_config: AppConfig) -> bool:

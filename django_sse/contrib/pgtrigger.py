@@ -1,4 +1,4 @@
-"""Triggers of PostgreSQL that tell streams of every change of a table, by django-pgtrigger.
+"""Triggers of PostgreSQL that record every change of a table for streams, by django-pgtrigger.
 
 ``QuerySet.update()``, ``bulk_create()``, raw SQL and other programs send no signals of Django. A
 trigger sees them all: it writes into ``django_sse_change`` which rows a statement changed, in the
@@ -12,7 +12,7 @@ from typing import Any
 import pgtrigger
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sse.rows import outbox
+from django_sse.rows import change_table
 
 _OLD, _NEW = "old_rows", "new_rows"
 # One trigger has the rows of one kind of statement only.
@@ -25,7 +25,7 @@ _TABLES: dict[Any, tuple[str, ...]] = {
 
 
 class StreamTrigger(pgtrigger.Trigger):
-    """Tells of the rows of each statement of one kind; once for a statement, however many they are."""
+    """Records the rows of a statement of one kind; once a statement, however many rows there are."""
 
     level = pgtrigger.Statement
     when = pgtrigger.After
@@ -40,18 +40,18 @@ class StreamTrigger(pgtrigger.Trigger):
         super().__init__(name=name, operation=operation, **options)
 
     def register(self, *models: Any) -> None:
-        """Add the trigger to models, whose signals then tell nothing in PostgreSQL."""
+        """Add the trigger to models, whose signals then publish nothing in PostgreSQL."""
         super().register(*models)
-        outbox.covered.update(model._meta.concrete_model or model for model in models)
+        change_table.covered.update(model._meta.concrete_model or model for model in models)
 
     def get_func(self, model: Any) -> str:
-        """Return the body of the function: it tells of primary keys and of foreign keys."""
+        """Return the body of the function: it records primary keys and foreign keys."""
         # A proxy has no fields of its own.
         meta = (model._meta.concrete_model or model)._meta
         tables = _TABLES[self.operation]
         label = _text(meta.label_lower)
         if not tables:
-            return f"PERFORM {outbox.TELL}({label}, {_text(outbox.ALL)}); RETURN NULL;"
+            return f"{_call(label, _text(change_table.ANY_ROW))} RETURN NULL;"
         if not getattr(meta.pk, "column", None):
             raise ImproperlyConfigured(
                 f"{meta.label} has a composite primary key, and stream_triggers() needs one column."
@@ -61,22 +61,33 @@ class StreamTrigger(pgtrigger.Trigger):
             for field in meta.local_concrete_fields
             if field.is_relation
         )
-        said = f"'pk', {_values(meta.pk.column, tables)}"
+        payload = f"'pk', {_values(meta.pk.column, tables)}"
         if keys:
-            said += f", 'via', json_build_object({keys})"
-        return (
-            f"IF EXISTS (SELECT FROM {tables[0]}) THEN "
-            f"PERFORM {outbox.TELL}({label}, json_build_object({said})::text); END IF; RETURN NULL;"
-        )
+            payload += f", 'via', json_build_object({keys})"
+        call = _call(label, f"json_build_object({payload})::text")
+        return f"IF EXISTS (SELECT FROM {tables[0]}) THEN {call} END IF; RETURN NULL;"
 
 
 def stream_triggers() -> list[StreamTrigger]:
     """Return what a model's ``Meta.triggers`` needs so that streams hear of all its changes.
 
     Then make and run the migrations. The rows of a ``TRUNCATE`` are not known: all streams of the
-    model get ``reset``. ``pgtrigger.ignore()`` keeps a block from being told.
+    model get ``reset``. In a block of ``pgtrigger.ignore()``, nothing is recorded.
     """
     return [StreamTrigger(operation) for operation in _TABLES]
+
+
+def _call(label: str, payload: str) -> str:
+    """Return the call of the function, in the schema of the table if no other one is searched.
+
+    ``pg_restore``, and programs that are careful, search no schema at all.
+    """
+    return (
+        f"IF to_regprocedure('{change_table.RECORD_CHANGE}(text,text)') IS NULL THEN "
+        f"EXECUTE format('SELECT %I.{change_table.RECORD_CHANGE}($1, $2)', TG_TABLE_SCHEMA) "
+        f"USING {label}, {payload}; "
+        f"ELSE PERFORM {change_table.RECORD_CHANGE}({label}, {payload}); END IF;"
+    )
 
 
 def _values(column: str, tables: tuple[str, ...]) -> str:

@@ -1,13 +1,15 @@
-"""Which rows were touched: from Django's signals, and ``publish_changes()``, to all processes.
+"""Which rows were touched: from signals, triggers and ``publish_changes()``, to all processes.
 
-A message of the topic ``model:<app>.<model>`` names primary keys, and nothing of what is in the
-rows. It is published as any other event, after the commit.
+A message of the topic ``model:<app>.<model>`` names primary keys and values of foreign keys, or says
+that any row may have changed. It has no other data of the rows. It is published as any other event,
+after the commit.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
@@ -20,11 +22,15 @@ from django.utils.asyncio import async_unsafe
 from rest_framework.utils.encoders import JSONEncoder
 
 from django_sse.brokers.base import Message
+from django_sse.conf import conf
+from django_sse.exceptions import InvalidEvent, InvalidTopic, UndeclaredEvent
 from django_sse.topics.publishing import apublish, publish
-from django_sse.wire.events import EventDecoder
+from django_sse.wire.events import EventDecoder, encode_head
 
-from .outbox import is_covered
+from .change_table import is_covered
 from .paths import Path
+
+logger = logging.getLogger("django_sse")
 
 #: How many primary keys one message has at most.
 CHUNK = 1000
@@ -34,11 +40,10 @@ _watched: set[type[Model]] = set()
 # For each model that depends_on names, the ways to the rows that show its objects.
 _dependents: dict[type[Model], set[tuple[type[Model], Path]]] = {}
 
-# The models between two others of a many-to-many relation, one of which is watched.
-_throughs: set[type[Model]] = set()
-
 _BEFORE = "_django_sse_before"
-_ALL = '{"pk":[],"all":true}'
+_ANY_ROW = '{"pk":[],"all":true}'
+# What a message has beside its data.
+_FRAME = len(encode_head("", "touched"))
 
 
 class Touched(NamedTuple):
@@ -59,8 +64,8 @@ def topic_of(model: type[Model]) -> str:
 def read(message: Message) -> Touched:
     """Return what a message says; the groups of a process share the result."""
     [event] = EventDecoder().feed(message.encode())
-    said = json.loads(event.data or "")
-    return Touched(tuple(said["pk"]), said.get("via", {}), said.get("all", False))
+    payload = json.loads(event.data or "")
+    return Touched(tuple(payload["pk"]), payload.get("via", {}), payload.get("all", False))
 
 
 def watch(row_model: type[Model], paths: Iterable[Path]) -> None:
@@ -84,51 +89,77 @@ def publish_changes(
     ``publish()`` does. Raises ``ValueError`` for objects without a primary key, and what
     ``publish()`` raises.
     """
-    found, database = _told(rows)
+    found, database = _messages_of(rows)
     for topic, text in found:
         publish(topic, text, event="touched", using=using or database, on_commit=on_commit)
 
 
 async def apublish_changes(rows: QuerySet[Any] | Iterable[Model]) -> None:
     """Do the same as ``publish_changes()`` from a coroutine, at once."""
-    found, _ = await sync_to_async(_told)(rows)
+    found, _ = await sync_to_async(_messages_of)(rows)
     for topic, text in found:
         await apublish(topic, text, event="touched")
 
 
-def tell(label: str, said: dict[str, Any]) -> None:
-    """Publish at once what a trigger says of a statement on the table of a model.
+def publish_record(label: str, payload: dict[str, Any]) -> None:
+    """Publish at once what a trigger wrote about a statement on the table of a model.
 
-    A row between two models of a many-to-many relation touches the objects on both sides.
+    Other processes may show models that this one does not. So the message goes to the topics of
+    every model that shares the table, with all foreign keys that the trigger gave. A row between two
+    models of a many-to-many relation touches the objects on both sides.
+
+    Raises what ``publish()`` raises while the broker is away. A record that can never be published
+    raises nothing: it would keep all later ones from being published.
     """
+    for topics, text in _messages(label, payload):
+        try:
+            publish(topics, text, event="touched", on_commit=False)
+        except (InvalidTopic, InvalidEvent, UndeclaredEvent) as error:
+            logger.warning("A change of %r cannot be published: %s", label, error)
+
+
+def _messages(label: str, payload: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
     try:
         model = apps.get_model(label)
-    except (LookupError, ValueError):
-        return  # The trigger is older than this code, or newer.
-    messages: list[tuple[type[Model], str]] = []
-    ends = _ends(model) if model in _throughs else {}
-    if said.get("all"):
-        messages = [(it, _ALL) for it in (model, *ends.values())]
-    else:
-        vias: dict[str, list[Any]] = {name: it or [] for name, it in said.get("via", {}).items()}
-        shown = [list(chunks(vias.get(name, ()), CHUNK)) for name in sorted(_vias(model))]
-        for pks, *values in zip_longest(chunks(said["pk"], CHUNK), *shown, fillvalue=[]):
-            via = dict(zip(sorted(_vias(model)), values, strict=True))
-            messages.append((model, _text(pks, via)))
-        for name, end in ends.items():
-            messages += [(end, _text(part)) for part in chunks(vias.get(name, ()), CHUNK)]
-    for touched, text in messages:
-        if topics := _topics(touched):
-            publish(topics, text, event="touched", on_commit=False)
+    except ValueError:
+        return  # A call by hand: this is not the name of a model.
+    except LookupError:
+        # Another release of the project, which has the model, may serve streams of it.
+        yield [f"model:{label.lower()}"], _ANY_ROW
+        return
+    ends = _ends(model)
+    if payload.get("all"):
+        for touched in (model, *ends.values()):
+            yield _kin_topics(touched), _ANY_ROW
+        return
+    vias: dict[str, list[Any]] = {name: it or [] for name, it in payload.get("via", {}).items()}
+    columns = [list(chunks(vias[name], CHUNK)) for name in sorted(vias)]
+    topics = _kin_topics(model)
+    for pks, *values in zip_longest(chunks(payload["pk"], CHUNK), *columns, fillvalue=[]):
+        for text in _texts(pks, dict(zip(sorted(vias), values, strict=True))):
+            yield topics, text
+    for name, end in ends.items():
+        topics = _kin_topics(end)
+        for part in chunks(vias.get(name, ()), CHUNK):
+            for text in _texts(part):
+                yield topics, text
 
 
 def _ends(through: type[Model]) -> dict[str, type[Model]]:
-    """Return the models that a row of a many-to-many relation joins, by the keys that name them."""
+    """Return the models that a row of a many-to-many relation joins, by the keys that name them.
+
+    Of a model that is not between two others, return none.
+    """
+    relations: Iterator[Any] = chain.from_iterable(
+        model._meta.local_many_to_many for model in apps.get_models()
+    )
+    if not any(_concrete(it.remote_field.through) is _concrete(through) for it in relations):
+        return {}
     fields: list[Any] = [it for it in through._meta.concrete_fields if it.is_relation]
     return {it.attname: it.related_model for it in fields if it.target_field.primary_key}
 
 
-def _told(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str, str]], str | None]:
+def _messages_of(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str, str]], str | None]:
     by_model: dict[type[Model], list[Any]] = {}
     database = None
     if isinstance(rows, QuerySet):
@@ -144,9 +175,8 @@ def _told(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str, str]],
             by_model.setdefault(type(row), []).append(row.pk)
     found = []
     for model, pks in by_model.items():
-        topics = sorted({topic_of(model), *_topics(model)})
         for part in chunks(pks, CHUNK):
-            found += [(topic, _text(part)) for topic in topics]
+            found += [(topic, text) for text in _texts(part) for topic in _kin_topics(model)]
     return found, database
 
 
@@ -155,7 +185,8 @@ def _touch(
 ) -> None:
     if topics := _topics(model):
         for part in chunks(pks, CHUNK):
-            publish(topics, _text(part, via), event="touched", using=using)
+            for text in _texts(part, via):
+                publish(topics, text, event="touched", using=using)
 
 
 def chunks(pks: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -165,9 +196,27 @@ def chunks(pks: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield different[begin : begin + size]
 
 
-def _text(pks: Iterable[Any], via: dict[str, list[Any]] | None = None) -> str:
-    said = {"pk": list(pks), "via": via} if via else {"pk": list(pks)}
-    return json.dumps(said, cls=JSONEncoder, separators=(",", ":"))
+def _texts(pks: list[Any], via: dict[str, list[Any]] | None = None) -> Iterator[str]:
+    """Yield the data of messages, each of which is small enough to be published.
+
+    If one key alone is too large, yield that any row may have changed.
+    """
+    via = {name: values for name, values in (via or {}).items() if values}
+    payload: dict[str, Any] = {"pk": pks, "via": via} if via else {"pk": pks}
+    text = json.dumps(payload, cls=JSONEncoder, separators=(",", ":"))
+    if len(text) + _FRAME <= conf.max_event_bytes:  # JSON is ASCII here.
+        yield text
+        return
+    # Give each half a part of the keys; a foreign key needs no primary key beside it.
+    keys = [("", pk) for pk in pks]
+    keys += [(name, value) for name, values in via.items() for value in values]
+    if len(keys) == 1:
+        yield _ANY_ROW
+        return
+    middle = len(keys) // 2
+    for half in (keys[:middle], keys[middle:]):
+        shares = {name: [value for it, value in half if it == name] for name in via}
+        yield from _texts([value for name, value in half if not name], shares)
 
 
 # Models: a row of a child is a row of its parents, under the same primary key.
@@ -181,6 +230,12 @@ def _concrete(model: type[Model]) -> type[Model]:
 def _are_kin(one: type[Model], other: type[Model]) -> bool:
     one, other = _concrete(one), _concrete(other)
     return issubclass(one, other) or issubclass(other, one)
+
+
+def _kin_topics(model: type[Model]) -> list[str]:
+    """Return the topics of the models whose rows are in the same table, watched here or not."""
+    kin = (it for it in apps.get_models(include_auto_created=True) if _are_kin(it, model))
+    return sorted({topic_of(model), *map(topic_of, kin)})
 
 
 def _topics(model: type[Model]) -> list[str]:
@@ -204,7 +259,6 @@ def _watch(model: type[Model]) -> None:
             through: Any = getattr(field, "through", None)
             through = through or getattr(getattr(field, "remote_field", None), "through", None)
             if through is not None:
-                _throughs.add(through)
                 m2m_changed.connect(_related, sender=through)
 
 
@@ -214,8 +268,8 @@ def _paths(model: type[Model]) -> Iterator[tuple[type[Model], Path]]:
             yield from found
 
 
-# Signals. The row is as it will be, or was, where the transaction commits. If triggers tell of the
-# same change, signals do not.
+# Signals. The row is as it will be, or was, where the transaction commits. If triggers record the
+# same change, signals publish nothing.
 
 
 def _vias(sender: type[Model]) -> set[str]:

@@ -142,7 +142,7 @@ class Group:
         """Hear of all changes from now on, and check those of before; return the position then."""
         for it in self._relays:
             # What triggers wrote down before is older than the snapshot, and need not come after it.
-            await it.looked.wait()
+            await it.first_look_done.wait()
         await self.hub.subscribe(self.plan.topics)
         async with self._lock:
             await self._check()
@@ -154,7 +154,7 @@ class Group:
             if self._lane is not None:
                 pool.give_back(self._lane)
                 self._lane = None
-            # Nobody else has the rights of a connection for which nothing is shared.
+            # No other connection can join a group whose rows are not shared.
             linger = LINGER if self.plan.owner is None else 0
             self._timer = self._loop.call_later(linger, self.close, context=Context())
 
@@ -169,13 +169,13 @@ class Group:
         """Return the next rows of a snapshot.
 
         Clients that ask for the same page while other reads are under way share the next one, and
-        its text. Nobody gets what was read before the question: rights may have changed since.
+        its text. No client gets what was read before it asked: rights may have changed since.
         """
         place = after, size
         asked = self._pages.get(place)
         if asked is None:
             task = self._loop.create_task(self._read_page(after, size), context=Context())
-            # An error is not news once all who asked have left.
+            # Without this line, asyncio logs the error of a read whose clients have all left.
             task.add_done_callback(lambda it: it.cancelled() or it.exception())
             asked = self._pages[place] = Asked(task)
         asked.clients += 1
@@ -190,7 +190,7 @@ class Group:
 
     async def _read_page(self, after: Any, size: int) -> Page:
         async with self._lock:
-            # Whoever asks from now on may know of changes that this read does not see.
+            # A client that asks from now on needs another read: this one may miss the newest changes.
             self._pages.pop((after, size), None)
             rows, following = await self._run(partial(self.plan.page, after, size))
             # Before the lock is given back: if one of them leaves the queryset, a check has to know

@@ -84,8 +84,10 @@ class Plan:
         self.using = queryset.db
         models = [self.model, *(path.changed for path in paths)]
         chosen: str | None = queryset._db  # type: ignore[attr-defined]
-        #: The databases in which the rows are changed. They may be read from a replica.
-        self.written = {chosen or router.db_for_write(model) for model in models}
+        #: The databases in which the rows may be changed. ``using()`` may have chosen a replica.
+        self.written = {router.db_for_write(model) for model in models}
+        if chosen is not None:
+            self.written.add(chosen)
         self.paths = {topic: tuple(it) for topic, it in _by_topic(paths).items()}
         self.topics = tuple(dict.fromkeys([topic_of(self.model), *self.paths]))
         self._context = context
@@ -115,13 +117,13 @@ class Plan:
         found = {obj.pk: row for obj in objects if (row := self._row(obj, None)) is not None}
         return found, objects[-1].pk if len(objects) == size else None
 
-    def pks(self, path: Path, said: Touched) -> list[Any]:
-        """Return the primary keys of the rows to which a path leads, whoever may see them."""
-        values: Iterable[Any] = said.pks
+    def pks(self, path: Path, touched: Touched) -> list[Any]:
+        """Return the primary keys of the rows to which a path leads, whatever clients may see."""
+        values: Iterable[Any] = touched.pks
         if path.via is not None:
-            # publish_changes() tells only the objects.
-            objects = path.changed._base_manager.using(self.using).filter(pk__in=said.pks)
-            values = said.via.get(path.via) or objects.values_list(path.via, flat=True)
+            # publish_changes() names only the objects.
+            objects = path.changed._base_manager.using(self.using).filter(pk__in=touched.pks)
+            values = touched.via.get(path.via) or objects.values_list(path.via, flat=True)
         rows = self.model._base_manager.using(self.using)
         found: list[Any] = []
         for part in chunks(values, KEYS):

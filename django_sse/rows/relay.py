@@ -1,9 +1,9 @@
-"""The thread that tells all processes what triggers of PostgreSQL wrote down.
+"""The thread that publishes to all processes what triggers of PostgreSQL recorded.
 
 Each event loop with streams has one for each database. A row of the table is taken out in a
-transaction that commits after the broker has confirmed its message. So a change is told at least
-once, whichever process dies. One that is told twice is checked twice, which clients see at most as
-a second ``changed``.
+transaction that commits after the broker has confirmed its message. So a change is published at
+least once, whichever process dies. A change that is published twice is checked twice, and clients
+see at most a second ``changed``.
 """
 
 from __future__ import annotations
@@ -21,17 +21,27 @@ from typing import Any
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_sse.brokers.database.connections import close, own_connection, readable, transaction
+from django_sse.brokers.database.connections import (
+    close,
+    listen,
+    own_connection,
+    readable,
+    take_in,
+    transaction,
+)
+from django_sse.brokers.database.postgresql import is_psycopg3
 from django_sse.exceptions import SSEError
 from django_sse.topics.hub import Hub
 
-from . import outbox
-from .changes import tell
+from . import change_table
+from .changes import publish_record
 
 logger = logging.getLogger("django_sse")
 
 #: Seconds between two looks at the table if nothing notifies, and up to half as much again.
 LOOK_SECONDS = 2.0
+#: Seconds until a database that is read-only is asked again whether it still is.
+STANDBY_SECONDS = 30.0
 #: Seconds between two tries while the database or the broker is away.
 PAUSES = (0.1, 2.0)
 
@@ -44,12 +54,13 @@ class Relay(threading.Thread):
         super().__init__(name=f"django_sse changes of {alias}", daemon=True)
         self.alias = alias
         #: Set after the first look, whether it succeeded or not.
-        self.looked = asyncio.Event()
+        self.first_look_done = asyncio.Event()
         #: The groups of rows that need the relay.
         self.users: set[object] = set()
         self._loop = loop
         self._stopping = False
         self._away = False
+        self._heard = False
         self._read_end, self._write_end = os.pipe()
         self._pipe_lock = threading.Lock()
         self._piped = True
@@ -86,7 +97,7 @@ class Relay(threading.Thread):
     def _report(self, error: Exception) -> None:
         if not isinstance(error, Error | SSEError):
             # Otherwise all streams would silently get nothing any more.
-            logger.exception("Changes of the database %r cannot be told.", self.alias)
+            logger.exception("Changes of the database %r cannot be published.", self.alias)
             return
         log = logger.debug if self._away else logger.warning
         text = f"{type(error).__name__}: {error}".strip()
@@ -97,27 +108,40 @@ class Relay(threading.Thread):
 
     def _note_look(self) -> None:
         with contextlib.suppress(RuntimeError):  # The loop may be closed.
-            self._loop.call_soon_threadsafe(self.looked.set)
+            self._loop.call_soon_threadsafe(self.first_look_done.set)
+
+    def _hear(self) -> None:
+        self._heard = True
 
     def _watch(self) -> None:
         connection = own_connection(self.alias)
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"LISTEN {outbox.CHANNEL}")
-            raw: Any = connection.connection
+                cursor.execute("SELECT pg_is_in_recovery()")
+                [is_standby] = cursor.fetchone()
+            if is_standby:
+                self._note_look()
+                readable([self._read_end], STANDBY_SECONDS)
+                return
+            watched: list[Any] = [self._read_end]
+            hears = is_psycopg3()
+            if hears:
+                listen(connection, change_table.CHANNEL, self._hear)
+                watched.append(connection.connection)
             with transaction(connection):
-                publish_all(outbox.take_old(connection))
+                publish_all(change_table.take_old(connection))
             while not self._stopping:
+                self._heard = False
                 while self._relay(connection) and not self._stopping:
                     pass
                 self._away = False
                 self._note_look()
-                seconds = LOOK_SECONDS * random.uniform(1, 1.5)  # noqa: S311
-                if raw in readable([self._read_end, raw], seconds):
-                    with connection.wrap_database_errors:
-                        raw.pgconn.consume_input()
-                        while raw.pgconn.notifies():
-                            pass
+                # A notification that came during the look may be about a row that it did not see.
+                # psycopg has read it already, so the connection does not wake this thread up.
+                if not self._heard:
+                    readable(watched, LOOK_SECONDS * random.uniform(1, 1.5))  # noqa: S311
+                    if hears:
+                        take_in(connection)
         finally:
             close(connection)
 
@@ -125,20 +149,20 @@ class Relay(threading.Thread):
     def _relay(connection: BaseDatabaseWrapper) -> bool:
         """Publish some rows; return whether there may be more."""
         with transaction(connection):
-            found = outbox.take(connection)
+            found = change_table.take(connection)
             publish_all(found)
-        return len(found) == outbox.BATCH
+        return len(found) == change_table.BATCH
 
 
-def publish_all(found: Iterable[outbox.Told]) -> None:
+def publish_all(found: Iterable[change_table.ChangeRecord]) -> None:
     """Publish what statements changed, in order."""
     for it in found:
-        tell(it.model, it.said)
+        publish_record(it.model, it.payload)
 
 
 def follow(hub: Hub, user: object, aliases: Iterable[str]) -> list[Relay]:
     """Return the relays of databases, for as long as ``user`` does not leave them."""
-    if not outbox.covered:
+    if not change_table.covered:
         return []
     if "relays" not in hub.attached:
         hub.attached["relays"] = {}
@@ -158,7 +182,7 @@ def follow(hub: Hub, user: object, aliases: Iterable[str]) -> list[Relay]:
 
 
 def leave(hub: Hub, user: object) -> None:
-    """Stop the relays that nobody needs any more."""
+    """Stop the relays that no group needs any more."""
     relays: dict[str, Relay] = hub.attached.get("relays", {})
     for alias, relay in list(relays.items()):
         relay.users.discard(user)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -41,9 +42,10 @@ class ModelSSEView(SSEView):
 
     Each client gets the rows that ``filter_queryset(get_queryset())`` finds for its request, and no
     others: a row that leaves them is sent as ``deleted``, and one that enters as ``created``.
-    Changes are those that Django's signals see after the commit, in any process, and those that
-    ``publish_changes()`` tells. Every change that reaches the process is checked against the
-    database before anything is sent; what is sent is what the same query has read.
+    Changes are those that Django's signals or the triggers of ``stream_triggers()`` see, after the
+    commit, in any process, and those that ``publish_changes()`` is given. Every change that reaches
+    the process is checked against the database before anything is sent; what is sent is what the
+    same query has read.
 
     Clients that reconnect to the same process resume; others get ``reset`` and a new snapshot.
     Raises ``ImproperlyConfigured`` for a queryset that is sliced, combined or of ``values()``, and
@@ -106,9 +108,7 @@ class ModelSSEView(SSEView):
                 f'{cls.__qualname__}.overflow must be "close" or "latest", got "drop_oldest": a '
                 "client cannot keep its copy up to date when changes are left out."
             )
-        model = cls._model_of_class()
-        if model is not None:
-            watch(model, paths_of(cls.__qualname__, model, cls.depends_on))
+        cls._watch_models()
 
     @classmethod
     def as_view(cls, actions: Any = None, **initkwargs: Any) -> Any:
@@ -186,6 +186,25 @@ class ModelSSEView(SSEView):
 
     # For a DRF router, which looks for the actions of a viewset.
     list = retrieve = SSEView.get
+
+    @classmethod
+    def _watch_models(cls) -> None:
+        """Let this process publish changes of the models, although it may never open a stream.
+
+        A view that has only ``get_queryset()`` names its model by the serializer.
+        """
+        model = cls._model_of_class()
+        if model is not None:
+            watch(model, paths_of(cls.__qualname__, model, cls.depends_on))
+            return
+        for changed in cls.depends_on:
+            watch(changed, ())
+        model = getattr(getattr(cls.serializer_class, "Meta", None), "model", None)
+        if model is not None:
+            # The queryset may be of another model. Its paths are checked when a stream opens.
+            with suppress(ImproperlyConfigured):
+                watch(model, paths_of(cls.__qualname__, model, cls.depends_on))
+            watch(model, ())
 
     @classmethod
     def _model_of_class(cls) -> type[Model] | None:

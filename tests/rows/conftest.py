@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from django.db import connections
 
 from django_sse.contrib.pgtrigger import stream_triggers
-from django_sse.rows import changes, outbox
+from django_sse.rows import change_table, changes
 from django_sse.testing import StreamClient
 from testproject.shop.models import Customer, Order, Product
 
@@ -63,8 +63,8 @@ def order(shop: tuple[Customer, Product]) -> Callable[..., Order]:
 
 def install_triggers(alias: str, *models: Any) -> None:
     """Put the triggers on models' tables in a PostgreSQL, as migrations of django-pgtrigger do."""
-    outbox.covered.update(models)
-    outbox.prepare_database(alias)
+    change_table.covered.update(models)
+    change_table.prepare_database(alias)
     with connections[alias].cursor() as cursor:
         for model in models:
             for trigger in stream_triggers():
@@ -74,8 +74,8 @@ def install_triggers(alias: str, *models: Any) -> None:
 @pytest.fixture
 def covered() -> Iterator[set[Any]]:
     """The models with triggers, of which there are none again after the test."""
-    yield outbox.covered
-    outbox.covered.clear()
+    yield change_table.covered
+    change_table.covered.clear()
 
 
 class Copy:

@@ -140,3 +140,20 @@ def test_queryset_with_a_composite_key_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Order._meta, "pk_fields", [1, 2], raising=False)
     with pytest.raises(plans.ImproperlyConfigured, match="composite primary key"):
         query_key("Rows", Order.objects.filter(Q(pk=1)).annotate(one=Value(1)))
+
+
+class Split:
+    """A router that reads rows of users from a replica."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "primary"
+
+
+def test_changes_are_expected_where_rows_are_written(settings: Any) -> None:
+    settings.DATABASE_ROUTERS = [Split()]
+    form = Format(UserSerializer, JSONRenderer, "id")
+    options: Any = {"key": 1, "paths": (), "owner": None, "context": None, "permits": None}
+    assert Plan(User.objects.all(), form, **options).written == {"primary"}
+    chosen = Plan(User.objects.using("replica"), form, **options)
+    # A database that was chosen may be another one that is written.
+    assert chosen.written == {"primary", "replica"}

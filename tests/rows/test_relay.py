@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +14,7 @@ from unittest.mock import Mock
 
 import pgtrigger
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -23,10 +25,9 @@ from rest_framework import serializers
 from django_sse import ModelSSEView
 from django_sse.contrib.pgtrigger import StreamTrigger, stream_triggers
 from django_sse.exceptions import PublishFailed
-from django_sse.rows import changes, outbox, relay
+from django_sse.rows import change_table, changes, relay
 from django_sse.rows import group as groups
-from django_sse.rows.paths import paths_of
-from django_sse.testing import connect
+from django_sse.testing import NothingReceived, connect
 from django_sse.topics.hub import get_hub
 from tests.support.databases import new_database
 from tests.support.postgres_server import PostgresServer
@@ -111,6 +112,21 @@ async def test_relay_is_shared_by_groups_and_ends_with_the_last(
     assert await sql("SELECT count(*) FROM django_sse_change") == "1"
 
 
+async def test_relay_publishes_changes_of_models_that_its_process_does_not_show(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        # As if the clients were in another process, and this one served streams of other models.
+        monkeypatch.setattr(changes, "_watched", set())
+        monkeypatch.setattr(changes, "_dependents", {})
+        await sql(f"{insert('ada')}; INSERT INTO auth_group (name) VALUES ('team')")
+        assert (await copy.event())[1]["username"] == "ada"
+        await sql("INSERT INTO auth_user_groups (user_id, group_id) VALUES (1, 1)")
+        assert (await copy.event())[0] == "changed"
+
+
 async def test_change_waits_while_the_broker_or_the_database_is_away(
     told: str,
     sql: Sql,
@@ -141,7 +157,7 @@ async def test_change_waits_while_the_broker_or_the_database_is_away(
         # One warning for as long as it is away, and the faults of the code all.
         assert caplog.text.count("wait, trying again: PublishFailed: away") == 1
         assert "still away" not in caplog.text
-        assert "cannot be told" in caplog.text
+        assert "cannot be published" in caplog.text
 
         shared_postgres.cut(connections.databases[told]["NAME"])
         await sql("UPDATE auth_user SET username = 'eve'")
@@ -152,7 +168,7 @@ async def test_change_waits_while_the_broker_or_the_database_is_away(
 async def test_many_rows_of_the_table_are_told_in_several_transactions(
     told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "BATCH", 2)
+    monkeypatch.setattr(change_table, "BATCH", 2)
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
@@ -164,19 +180,18 @@ async def test_many_rows_of_the_table_are_told_in_several_transactions(
 async def test_too_many_rows_of_the_table_become_a_reset_for_those_that_are_open(
     told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MANY", 3)
+    monkeypatch.setattr(change_table, "MAX_PENDING", 3)
     monkeypatch.setattr(relay, "PAUSES", (0.3, 0.3))
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
         # As if this process had not been able to tell for long.
-        tell = changes.tell
-        monkeypatch.setattr(
-            relay, "tell", Mock(side_effect=PublishFailed("x", may_be_stored=False))
-        )
+        publish_record = changes.publish_record
+        away = Mock(side_effect=PublishFailed("x", may_be_stored=False))
+        monkeypatch.setattr(relay, "publish_record", away)
         for name in "abcd":
             await sql(insert(name))
-        monkeypatch.setattr(relay, "tell", tell)
+        monkeypatch.setattr(relay, "publish_record", publish_record)
         await copy.until("end")
         assert [name for name, _ in copy.events[-7:]] == [
             *("reset", "begin", "created", "created", "created", "created", "end")
@@ -188,12 +203,93 @@ async def test_change_is_noticed_although_nothing_notifies(
 ) -> None:
     """As behind PgBouncer in transaction mode."""
     monkeypatch.setattr(relay, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(outbox, "CHANNEL", "another_channel")
+    monkeypatch.setattr(change_table, "CHANNEL", "another_channel")
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
         await sql(insert("ada"))
         assert (await copy.event())[1]["username"] == "ada"
+
+
+async def test_change_that_commits_while_another_is_published_does_not_wait(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its notification reaches psycopg with the answer to a query of the relay."""
+    held, goes_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def held_up(*args: Any) -> None:
+        loop.call_soon_threadsafe(held.set)
+        assert goes_on.wait(10)
+        changes.publish_record(*args)
+
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        monkeypatch.setattr(relay, "LOOK_SECONDS", 60)
+        await sql(insert("ada"))  # Let the relay begin to wait for so long.
+        assert (await copy.event())[1]["username"] == "ada"
+        monkeypatch.setattr(relay, "publish_record", held_up)
+        await sql(insert("bob"))
+        await asyncio.wait_for(held.wait(), 10)
+        await sql(insert("eve"))
+        goes_on.set()
+        assert [(await copy.event())[1]["username"] for _ in range(2)] == ["bob", "eve"]
+
+
+async def test_relay_looks_at_the_table_by_itself_with_psycopg_2(
+    told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only psycopg 3 tells of notifications here."""
+    monkeypatch.setattr(relay, "is_psycopg3", lambda: False)
+    monkeypatch.setattr(relay, "listen", None)
+    monkeypatch.setattr(relay, "LOOK_SECONDS", 0.1)
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(insert("ada"))
+        assert (await copy.event())[1]["username"] == "ada"
+
+
+async def test_relay_of_a_replica_waits_until_it_can_be_written(
+    told: str,
+    sql: Sql,
+    broker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(relay, "STANDBY_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "PAUSES", (0.01, 0.02))
+    # The database says of itself what a hot standby says.
+    name = connections.databases[told]["NAME"]
+    await sql(f'ALTER DATABASE "{name}" SET search_path = public, pg_catalog')
+    standby = "FUNCTION public.pg_is_in_recovery()"
+    await sql(f"CREATE {standby} RETURNS boolean LANGUAGE sql AS 'SELECT true'")
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(insert("ada"))
+        with pytest.raises(NothingReceived):
+            await copy.event(0.3)
+        await sql(f"DROP {standby}")
+        assert (await copy.event())[1]["username"] == "ada"
+    assert "trying again" not in caplog.text
+
+
+@pytest.mark.parametrize("search_path", ["''", "pg_catalog, pg_temp", "elsewhere, public"])
+async def test_trigger_finds_the_function_with_any_search_path(
+    search_path: str, told: str, sql: Sql, broker: Any
+) -> None:
+    """``pg_restore --data-only`` searches no schema."""
+    statement = insert("ada").replace("auth_user", "public.auth_user")
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(f"SET search_path = {search_path}; {statement}")
+        assert (await copy.event())[1]["username"] == "ada"
+        await sql(f"SET search_path = {search_path}; TRUNCATE public.auth_user CASCADE")
+        await copy.until("end")
+        assert copy.rows == {}
 
 
 async def test_missing_table_is_reported_with_its_remedy(
@@ -206,7 +302,7 @@ async def test_missing_table_is_reported_with_its_remedy(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "payload",
     [
         "",
         "junk",
@@ -216,10 +312,14 @@ async def test_missing_table_is_reported_with_its_remedy(
         '{"pk": 7}',
         '{"pk": [], "via": 7}',
         '{"pk": [], "via": {"a": 7}}',
+        '{"pk": [[1]]}',
+        '{"pk": [{}]}',
+        '{"pk": [null]}',
+        '{"pk": [], "via": {"a": [{}]}}',
     ],
 )
-def test_what_cannot_be_read_may_be_any_row(said: str) -> None:
-    assert outbox._read(said) == {"all": True}
+def test_what_cannot_be_read_may_be_any_row(payload: str) -> None:
+    assert change_table._read(payload) == {"all": True}
 
 
 async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
@@ -228,8 +328,10 @@ async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
-        await sql("SELECT django_sse_tell_1('nonsense', 'junk')")
-        await sql("SELECT django_sse_tell_1('auth.user', 'junk')")
+        await sql("SELECT django_sse_record_change_1('nonsense', 'junk')")
+        await sql(f"SELECT django_sse_record_change_1('{'x' * 300}.y', 'junk')")
+        await sql("""SELECT django_sse_record_change_1('auth.permission', '{"pk": [[1]]}')""")
+        await sql("SELECT django_sse_record_change_1('auth.user', 'junk')")
         await copy.until("end")
         assert [name for name, _ in copy.events[-3:]] == ["reset", "begin", "end"]
         await sql(insert("ada"))
@@ -248,57 +350,83 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Any]]:
     return found
 
 
-USERS, GROUPS = ["model:auth.user"], ["model:auth.group"]
+USERS, GROUPS, MEMBERSHIPS = ["model:auth.user"], ["model:auth.group"], ["model:auth.user_groups"]
+NEWER = ["model:shop.newer"]
+ANY = {"pk": [], "all": True}
 
 
 @pytest.mark.parametrize(
-    ("label", "said", "messages"),
+    ("label", "payload", "messages"),
     [
-        ("auth.nothing", {"pk": [1]}, []),
+        # Another process may have streams of it: of a newer release, or where this one has none.
+        ("shop.newer", {"pk": [1]}, [(NEWER, ANY)]),
+        (
+            "contenttypes.contenttype",
+            {"pk": [1]},
+            [(["model:contenttypes.contenttype"], {"pk": [1]})],
+        ),
         ("nothing", {"pk": [1]}, []),
-        ("contenttypes.contenttype", {"pk": [1]}, []),
         ("auth.user", {"pk": [1, 2, 3]}, [(USERS, {"pk": [1, 2]}), (USERS, {"pk": [3]})]),
-        ("auth.user", {"all": True}, [(USERS, {"pk": [], "all": True})]),
+        ("auth.user", {"all": True}, [(USERS, ANY)]),
         (
             "auth.user_groups",
             {"pk": [9], "via": {"user_id": [1, 2, 3], "group_id": [7], "other_id": None}},
-            [(USERS, {"pk": [1, 2]}), (USERS, {"pk": [3]}), (GROUPS, {"pk": [7]})],
+            [
+                (MEMBERSHIPS, {"pk": [9], "via": {"group_id": [7], "user_id": [1, 2]}}),
+                (MEMBERSHIPS, {"pk": [], "via": {"user_id": [3]}}),
+                (USERS, {"pk": [1, 2]}),
+                (USERS, {"pk": [3]}),
+                (GROUPS, {"pk": [7]}),
+            ],
         ),
-        (
-            "auth.user_groups",
-            {"all": True},
-            [(USERS, {"pk": [], "all": True}), (GROUPS, {"pk": [], "all": True})],
-        ),
+        ("auth.user_groups", {"all": True}, [(MEMBERSHIPS, ANY), (USERS, ANY), (GROUPS, ANY)]),
     ],
 )
-def test_statement_is_told_in_messages_of_bounded_size(
+def test_statement_is_told_in_messages_whatever_this_process_shows(
     label: str,
-    said: Any,
+    payload: Any,
     messages: list[Any],
     published: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(changes, "CHUNK", 2)
-    monkeypatch.setattr(changes, "_watched", {User, Group})
+    monkeypatch.setattr(changes, "_watched", set())
     monkeypatch.setattr(changes, "_dependents", {})
-    changes.tell(label, said)
+    changes.publish_record(label, payload)
     assert published == messages
 
 
-def test_foreign_keys_before_and_after_a_statement_are_told(
-    published: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_change_of_a_parent_is_told_to_streams_of_its_children(published: list[Any]) -> None:
+    class Clerk(User):
+        class Meta:
+            app_label = "shop"
+
+    try:
+        changes.publish_record("auth.user", {"pk": [1]})
+        changes.publish_record("shop.clerk", {"pk": [2]})
+    finally:
+        del apps.all_models["shop"]["clerk"]
+        apps.clear_cache()
+    both = ["model:auth.user", "model:shop.clerk"]
+    assert published == [(both, {"pk": [1]}), (both, {"pk": [2]})]
+
+
+def test_large_statement_is_told_in_messages_that_the_broker_takes(
+    published: list[Any], settings: Any
 ) -> None:
-    monkeypatch.setattr(changes, "CHUNK", 2)
-    [path] = paths_of("Groups", Group, {MEMBERSHIP: "group"})
-    monkeypatch.setattr(changes, "_watched", {User, Group, MEMBERSHIP})
-    monkeypatch.setattr(changes, "_dependents", {MEMBERSHIP: {(Group, path)}})
-    via = {"user_id": [1], "group_id": [7, 8, 9]}
-    changes.tell("auth.user_groups", {"pk": [4], "via": via})
-    own = [said for topics, said in published if topics == ["model:auth.user_groups"]]
-    assert own == [
-        {"pk": [4], "via": {"group_id": [7, 8]}},
-        {"pk": [], "via": {"group_id": [9]}},
+    settings.DJANGO_SSE = {"MAX_EVENT_BYTES": 1024}
+    keys = [f"{number:0200}" for number in range(20)]
+    changes.publish_record("auth.group", {"pk": keys[:10], "via": {"owner_id": keys[10:]}})
+    assert len(published) > 4
+    assert all(len(json.dumps(payload)) < 1024 for _, payload in published)
+    assert [key for _, it in published for key in it["pk"]] == keys[:10]
+    assert [key for _, it in published for key in it.get("via", {}).get("owner_id", ())] == keys[
+        10:
     ]
+
+    published.clear()
+    changes.publish_record("auth.group", {"pk": ["x" * 2000]})
+    assert published == [(GROUPS, ANY)]
 
 
 # The declaration.
@@ -328,8 +456,8 @@ def test_child_is_covered_only_with_its_parents(
     child._meta.get_parent_list.return_value = [User]
     covered.clear()
     covered.update([child, User] if with_parent else [child])
-    assert outbox.is_covered(child, told) is told_by_triggers
-    assert not outbox.is_covered(child, "default")
+    assert change_table.is_covered(child, told) is told_by_triggers
+    assert not change_table.is_covered(child, "default")
 
 
 def test_triggers_need_one_column_as_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ from rest_framework.routers import DefaultRouter
 
 from django_sse import ModelSSEView, apublish, apublish_changes, publish_changes, sse_path
 from django_sse.exceptions import StreamClosed
+from django_sse.rows import changes, paths
 from django_sse.rows import group as groups
-from django_sse.rows import paths
 from django_sse.rows import plan as plans
 from django_sse.rows import subscription as subscriptions
 from django_sse.rows import view as views
@@ -974,3 +974,15 @@ async def test_stream_that_has_ended_sends_no_rows() -> None:
     view._outbox, view._plan, view.close_reason = Mock(), Mock(), "client"
     with pytest.raises(StreamClosed):
         await view._subscribe(anew=False)
+
+
+@pytest.mark.parametrize("attributes", [{"serializer_class": OrderSerializer}, {}])
+def test_view_is_watched_before_a_stream_opens_if_its_model_is_known(
+    attributes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker has no streams, and must publish its changes."""
+    monkeypatch.setattr(changes, "_watched", set())
+    monkeypatch.setattr(changes, "_dependents", {})
+    attributes |= {"get_queryset": lambda self: Order.objects.all()}
+    type("Chosen", (ModelSSEView,), attributes | {"depends_on": {Customer: "orders"}})
+    assert changes._watched == {Customer, *([Order] if "serializer_class" in attributes else [])}

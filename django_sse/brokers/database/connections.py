@@ -1,4 +1,4 @@
-"""Connections that belong to the broker: to the project's database, and to no request."""
+"""Connections to the project's databases that belong to a thread here, and to no request."""
 
 from __future__ import annotations
 
@@ -64,6 +64,27 @@ def readable(watched: Sequence[Any], seconds: float) -> list[Any]:
     return [numbers[number] for number, _ in poll.poll(seconds * 1000)]
 
 
+def listen(connection: BaseDatabaseWrapper, channel: str, heard: Callable[[], None]) -> None:
+    """Call ``heard`` for each notification of a channel of PostgreSQL; psycopg 3 is needed.
+
+    It is also called in the middle of a query, whose answer may bring notifications.
+    """
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    raw.add_notify_handler(lambda notification: heard())
+    with connection.cursor() as cursor:
+        cursor.execute(f"LISTEN {channel}")
+
+
+def take_in(connection: BaseDatabaseWrapper) -> None:
+    """Take in what the server has sent, so that the handler of notifications is called."""
+    raw: Any = connection.connection
+    with connection.wrap_database_errors:
+        raw.pgconn.consume_input()
+        while notification := raw.pgconn.notifies():
+            raw.pgconn.notify_handler(notification)
+
+
 def patiently(call: Callable[[], T], seconds: float) -> T:
     """Call again while a table is locked, for some seconds; the call must have changed nothing then.
 
@@ -88,7 +109,7 @@ def close(connection: BaseDatabaseWrapper) -> None:
 
 @contextmanager
 def transaction(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Run the block in a transaction of a connection that belongs to the broker."""
+    """Run the block in a transaction of a connection from ``own_connection()``."""
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute("BEGIN IMMEDIATE")

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_sse.brokers.base import Message
 
 from . import store, trimming
-from .connections import close, own_connection, readable
+from .connections import close, listen, own_connection, readable, take_in
 from .postgresql import Functions
 from .store import Look, Position
 from .tables import in_words
@@ -127,7 +127,7 @@ class Watcher(threading.Thread):
                 stack.callback(close, told)
             self._functions = Functions.of(connection)
             if source.listen is not None:
-                self._listen(told)
+                listen(told, "django_sse", self._hear)
             version = None
             timed = True
             while not self._stopping:
@@ -142,7 +142,7 @@ class Watcher(threading.Thread):
                 if looks:
                     found = self._look(connection, timed)
                     if not self._polls:
-                        _take_in(told)
+                        take_in(told)
                         self._judge(found and timed)
                 if self._away:
                     self._away = False
@@ -164,17 +164,8 @@ class Watcher(threading.Thread):
                         with told.cursor() as cursor:
                             cursor.execute("SELECT 1")
 
-    def _listen(self, told: BaseDatabaseWrapper) -> None:
-        """Let a connection hear notifications."""
-        told.ensure_connection()
-        raw: Any = told.connection
-
-        def hear(notification: Any) -> None:
-            self._heard = True
-
-        raw.add_notify_handler(hear)
-        with told.cursor() as cursor:
-            cursor.execute("LISTEN django_sse")
+    def _hear(self) -> None:
+        self._heard = True
 
     def _judge(self, unheard: bool) -> None:
         """Go over to polling where nothing tells of events although there are some."""
@@ -253,14 +244,5 @@ class Watcher(threading.Thread):
         if self._read_end in ready:
             os.read(self._read_end, 4096)
         if told is not None and told.connection in ready:
-            _take_in(told)
+            take_in(told)
         return bool(ready)
-
-
-def _take_in(told: BaseDatabaseWrapper) -> None:
-    """Take in what the server has sent, so that the handler of notifications is called."""
-    connection: Any = told.connection
-    with told.wrap_database_errors:
-        connection.pgconn.consume_input()
-        while notification := connection.pgconn.notifies():
-            connection.pgconn.notify_handler(notification)

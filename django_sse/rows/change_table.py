@@ -1,4 +1,4 @@
-"""The table into which triggers of PostgreSQL write what a statement changed, until it is told.
+"""The table into which triggers of PostgreSQL write changes, until a relay publishes them.
 
 The table is not a model, so that ``migrate`` makes nothing in projects without such triggers. It is
 made before the migrations run, because a data migration may already change rows. Only a function of
@@ -21,13 +21,16 @@ from django.db.models import Model
 CHANNEL = "django_sse_change"
 #: The function that triggers call. The name changes with what it takes or does: two releases may use
 #: one database.
-TELL = "django_sse_tell_1"
+RECORD_CHANGE = "django_sse_record_change_1"
 #: The data of a statement after which nothing is known of any row.
-ALL = '{"all": true}'
+ANY_ROW = '{"all": true}'
 #: The most rows of the table that one transaction takes.
 BATCH = 200
-#: If more rows than these wait, nobody has told them for long. Then streams begin anew.
-MANY = 2000
+#: If more rows than these wait, no relay has run for long. Then streams begin anew.
+MAX_PENDING = 2000
+
+# What a key may be in JSON.
+_KEYS = (str, int, Decimal, bool)
 
 #: The concrete models that have the triggers.
 covered: set[type[Model]] = set()
@@ -38,18 +41,18 @@ covered: set[type[Model]] = set()
 #: runs as its owner. Names are qualified, so a caller's search_path cannot lead it elsewhere.
 CREATE = """
 CREATE TABLE IF NOT EXISTS {schema}.django_sse_change (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, model text NOT NULL, said text NOT NULL);
-CREATE OR REPLACE FUNCTION {schema}.{tell}(model text, said text) RETURNS void
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, model text NOT NULL, payload text NOT NULL);
+CREATE OR REPLACE FUNCTION {schema}.{record_change}(model text, payload text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO {schema}.django_sse_change (model, said) VALUES (model, said);
+    INSERT INTO {schema}.django_sse_change (model, payload) VALUES (model, payload);
     NOTIFY {channel};
 END $$
 """
 _TAKE = """
 DELETE FROM django_sse_change WHERE id IN (
     SELECT id FROM django_sse_change ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED)
-RETURNING id, model, said
+RETURNING id, model, payload
 """
 _TAKE_ALL = """
 WITH gone AS (
@@ -60,15 +63,15 @@ SELECT DISTINCT model FROM gone ORDER BY model
 """
 
 
-class Told(NamedTuple):
-    """What one statement changed: the label of its model, and what the trigger says of the rows."""
+class ChangeRecord(NamedTuple):
+    """What one statement changed: the label of its model, and the keys of the rows."""
 
     model: str
-    said: dict[str, Any]
+    payload: dict[str, Any]
 
 
 def is_covered(model: type[Model], using: str) -> bool:
-    """Return whether triggers tell of every change of a model in a database.
+    """Return whether triggers record every change of a model in a database.
 
     A row of a child model is also in the tables of its parents, and all of them need triggers.
     """
@@ -87,39 +90,43 @@ def prepare_database(using: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_schema()")
             schema = connection.ops.quote_name(cursor.fetchone()[0])
-            cursor.execute(CREATE.format(schema=schema, tell=TELL, channel=CHANNEL))
+            cursor.execute(
+                CREATE.format(schema=schema, record_change=RECORD_CHANGE, channel=CHANNEL)
+            )
 
 
-def take(connection: BaseDatabaseWrapper) -> list[Told]:
+def take(connection: BaseDatabaseWrapper) -> list[ChangeRecord]:
     """Take the oldest rows out, in the open transaction; rows that another process takes are left."""
     with connection.cursor() as cursor:
         cursor.execute(_TAKE, [BATCH])
         rows = sorted(cursor.fetchall())
-    return [Told(model, _read(said)) for _, model, said in rows]
+    return [ChangeRecord(model, _read(payload)) for _, model, payload in rows]
 
 
 def _read(text: str) -> dict[str, Any]:
-    """Return what a trigger said; of what cannot be read, that any row may have changed.
+    """Return the payload of a record; if it cannot be read, that any row may have changed.
 
-    Every role of the database may call the function. An error here would come again and again, and
-    keep all later changes from being told.
+    Every role of the database may call the function. An error here would come again with each look,
+    and no later change would be published.
     """
     try:
         # Numbers with a fraction would lose digits as a float.
-        said = json.loads(text, parse_float=Decimal)
-        lists = [said["pk"], *(it for it in said.get("via", {}).values() if it is not None)]
-    except (ValueError, TypeError, LookupError, AttributeError):
+        payload = json.loads(text, parse_float=Decimal)
+        lists = [payload["pk"], *(it for it in payload.get("via", {}).values() if it is not None)]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         lists = [None]
-    if all(isinstance(it, list) for it in lists):
-        return said  # type: ignore[no-any-return]
+    if all(isinstance(it, list) and all(isinstance(key, _KEYS) for key in it) for it in lists):
+        return payload  # type: ignore[no-any-return]
     return {"all": True}
 
 
-def take_old(connection: BaseDatabaseWrapper) -> list[Told]:
-    """Take all rows out if there are too many to be told one by one; what is left is their models."""
+def take_old(connection: BaseDatabaseWrapper) -> list[ChangeRecord]:
+    """Take all rows out if there are too many to publish one by one; return one record a model."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM (SELECT FROM django_sse_change LIMIT %s) it", [MANY])
-        if cursor.fetchone()[0] < MANY:
+        cursor.execute(
+            "SELECT count(*) FROM (SELECT FROM django_sse_change LIMIT %s) it", [MAX_PENDING]
+        )
+        if cursor.fetchone()[0] < MAX_PENDING:
             return []
         cursor.execute(_TAKE_ALL)
-        return [Told(model, json.loads(ALL)) for (model,) in cursor.fetchall()]
+        return [ChangeRecord(model, json.loads(ANY_ROW)) for (model,) in cursor.fetchall()]
