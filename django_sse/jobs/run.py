@@ -193,8 +193,10 @@ class Run:
 
         Nothing else publishes to the topic while this is the job's work. Raises ``BrokerError``.
         """
-        # The broker may still be about to store it. It does so before it stores what comes later.
+        # The broker may still be about to store it. Most brokers do so before they store what comes
+        # later. MariaDB works on another connection at the same time, so give it a moment.
         await self._renew()
+        await asyncio.sleep(PAUSE_SECONDS)
         newest = await newest_message(self.job.topic)
         if newest is None or newest.id == self._last or (newest.head, newest.tail) != (head, tail):
             return False

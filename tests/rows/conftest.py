@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.db import connections
 
+from django_sse.connection.threads import pool
 from django_sse.contrib.pgtrigger import stream_triggers
 from django_sse.rows import change_table, changes
 from django_sse.testing import StreamClient
@@ -33,6 +35,13 @@ def watched_models() -> Iterator[None]:
     yield
     _seen.update(changes._watched)
     changes._watched.clear()
+
+
+def wait_for_checks() -> None:
+    """Wait for checks that run as the last client leaves: each has a connection of its own."""
+    deadline = time.monotonic() + 10
+    while any(lane.running for lane in pool._lanes) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 @pytest.fixture

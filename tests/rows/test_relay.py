@@ -33,7 +33,7 @@ from tests.support.databases import new_database
 from tests.support.postgres_server import PostgresServer
 from tests.support.waiting import eventually
 
-from .conftest import Copy, install_triggers
+from .conftest import Copy, install_triggers, wait_for_checks
 
 Sql = Callable[[str], Awaitable[str]]
 MEMBERSHIP: Any = User.groups.through
@@ -47,6 +47,7 @@ def told(request: pytest.FixtureRequest, tmp_path: Path, covered: set[Any]) -> I
         thread.submit(install_triggers, alias, User, Group, MEMBERSHIP).result()
         thread.submit(connections.close_all).result()
         yield alias
+        wait_for_checks()
 
 
 @pytest.fixture

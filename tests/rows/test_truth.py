@@ -34,13 +34,12 @@ from rest_framework import serializers
 from django_sse import ModelSSEView, publish_changes
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
-from django_sse.connection.threads import pool
 from django_sse.rows import change_table
 from django_sse.rows.plan import Plan
 from django_sse.testing import StreamClient, connect
 from tests.support.databases import new_database
 
-from .conftest import Copy, install_triggers
+from .conftest import Copy, install_triggers, wait_for_checks
 
 CLIENTS = ("own", "team", "all", "turns", "perm")
 #: Seconds between two rechecks of the client with permissions.
@@ -387,10 +386,7 @@ def alias(request: pytest.FixtureRequest, tmp_path: Path, covered: set[Any]) -> 
             thread.submit(install_triggers, alias, *models).result()
         thread.submit(connections.close_all).result()
         yield alias
-        # A check that runs as the last client leaves has a connection of its own, for a moment.
-        deadline = time.monotonic() + 10
-        while any(lane.running for lane in pool._lanes) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_checks()
 
 
 @pytest.fixture
