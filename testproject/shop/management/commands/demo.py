@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from django.apps import apps
 from django.conf import settings
@@ -32,6 +32,9 @@ class Command(BaseCommand):
     """Prepare the database, say where to look, and serve."""
 
     help = "Migrate, add the sample data, and serve the shop with several processes of Daphne."
+
+    # Django 6.1 opens the database for its checks, before this command can say what is wrong with it.
+    requires_system_checks: ClassVar[list[str]] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take the port; the next free one is used where it is taken."""
