@@ -11,25 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
-import threading
-import time
 from collections.abc import Iterable
-from typing import Any
 
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_sse.brokers.database.connections import (
-    close,
-    listen,
-    own_connection,
-    readable,
-    take_in,
-    transaction,
-)
+from django_sse.brokers.database.connections import close, listen, own_connection, transaction
 from django_sse.brokers.database.postgresql import is_psycopg3
+from django_sse.brokers.database.thread import DatabaseThread
 from django_sse.exceptions import SSEError
 from django_sse.topics.hub import Hub
 
@@ -42,62 +32,27 @@ logger = logging.getLogger("django_sse")
 LOOK_SECONDS = 2.0
 #: Seconds until a database that is read-only is asked again whether it still is.
 STANDBY_SECONDS = 30.0
-#: Seconds between two tries while the database or the broker is away.
-PAUSES = (0.1, 2.0)
 
 
-class Relay(threading.Thread):
+class Relay(DatabaseThread):
     """Takes rows out of the table of one database, and publishes what they say."""
 
     def __init__(self, alias: str, loop: asyncio.AbstractEventLoop) -> None:
         """Begin with ``start()``."""
-        super().__init__(name=f"django_sse changes of {alias}", daemon=True)
+        super().__init__(f"django_sse changes of {alias}")
         self.alias = alias
         #: Set after the first look, whether it succeeded or not.
         self.first_look_done = asyncio.Event()
         #: The groups of rows that need the relay.
         self.users: set[object] = set()
         self._loop = loop
-        self._stopping = False
-        self._away = False
-        self._heard = False
-        self._read_end, self._write_end = os.pipe()
-        self._pipe_lock = threading.Lock()
-        self._piped = True
-
-    def stop(self) -> None:
-        """End the thread soon."""
-        self._stopping = True
-        with self._pipe_lock:
-            if self._piped:
-                os.write(self._write_end, b"\0")
-
-    def run(self) -> None:
-        """Look until ``stop()``; connect again for as long as that takes."""
-        pause = PAUSES[0]
-        try:
-            while not self._stopping:
-                began = time.monotonic()
-                try:
-                    self._watch()
-                except Exception as error:
-                    self._report(error)
-                self._note_look()
-                if time.monotonic() - began > PAUSES[1]:
-                    pause = PAUSES[0]
-                if not self._stopping:
-                    readable([self._read_end], pause)
-                    pause = min(pause * 2, PAUSES[1])
-        finally:
-            with self._pipe_lock:
-                self._piped = False
-                os.close(self._read_end)
-                os.close(self._write_end)
 
     def _report(self, error: Exception) -> None:
         if not isinstance(error, Error | SSEError):
             # Otherwise all streams would silently get nothing any more.
-            logger.exception("Changes of the database %r cannot be published.", self.alias)
+            logger.error(
+                "Changes of the database %r cannot be published.", self.alias, exc_info=error
+            )
             return
         log = logger.debug if self._away else logger.warning
         text = f"{type(error).__name__}: {error}".strip()
@@ -110,9 +65,6 @@ class Relay(threading.Thread):
         with contextlib.suppress(RuntimeError):  # The loop may be closed.
             self._loop.call_soon_threadsafe(self.first_look_done.set)
 
-    def _hear(self) -> None:
-        self._heard = True
-
     def _watch(self) -> None:
         connection = own_connection(self.alias)
         try:
@@ -121,13 +73,11 @@ class Relay(threading.Thread):
                 [is_standby] = cursor.fetchone()
             if is_standby:
                 self._note_look()
-                readable([self._read_end], STANDBY_SECONDS)
+                self._wait(None, STANDBY_SECONDS)
                 return
-            watched: list[Any] = [self._read_end]
-            hears = is_psycopg3()
-            if hears:
-                listen(connection, change_table.CHANNEL, self._hear)
-                watched.append(connection.connection)
+            listening = connection if is_psycopg3() else None
+            if listening is not None:
+                listen(listening, change_table.CHANNEL, self._hear)
             with transaction(connection):
                 publish_all(change_table.take_old(connection))
             while not self._stopping:
@@ -139,10 +89,10 @@ class Relay(threading.Thread):
                 # A notification that came during the look may be about a row that it did not see.
                 # psycopg has read it already, so the connection does not wake this thread up.
                 if not self._heard:
-                    readable(watched, LOOK_SECONDS * random.uniform(1, 1.5))  # noqa: S311
-                    if hears:
-                        take_in(connection)
+                    self._wait(listening, LOOK_SECONDS * random.uniform(1, 1.5))  # noqa: S311
         finally:
+            # Streams that wait for the first look begin without it if it fails.
+            self._note_look()
             close(connection)
 
     @staticmethod

@@ -23,6 +23,7 @@ from django.db.models import QuerySet
 from rest_framework import serializers
 
 from django_sse import ModelSSEView
+from django_sse.brokers.database import thread as database_thread
 from django_sse.contrib.pgtrigger import StreamTrigger, stream_triggers
 from django_sse.exceptions import PublishFailed
 from django_sse.rows import change_table, changes, relay
@@ -148,7 +149,7 @@ async def test_change_waits_while_the_broker_or_the_database_is_away(
             raise faults.pop(0)
         return publish(*args, **kwargs)
 
-    monkeypatch.setattr(relay, "PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(database_thread, "PAUSES", (0.01, 0.02))
     monkeypatch.setattr(changes, "publish", failing)
     async with connect(users(told)) as stream:
         copy = Copy(stream)
@@ -182,7 +183,7 @@ async def test_too_many_rows_of_the_table_become_a_reset_for_those_that_are_open
     told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(change_table, "MAX_PENDING", 3)
-    monkeypatch.setattr(relay, "PAUSES", (0.3, 0.3))
+    monkeypatch.setattr(database_thread, "PAUSES", (0.3, 0.3))
     async with connect(users(told)) as stream:
         copy = Copy(stream)
         await copy.until("end")
@@ -260,7 +261,7 @@ async def test_relay_of_a_replica_waits_until_it_can_be_written(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(relay, "STANDBY_SECONDS", 0.05)
-    monkeypatch.setattr(relay, "PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(database_thread, "PAUSES", (0.01, 0.02))
     # The database says of itself what a hot standby says.
     name = connections.databases[told]["NAME"]
     await sql(f'ALTER DATABASE "{name}" SET search_path = public, pg_catalog')

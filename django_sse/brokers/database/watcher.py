@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
-import threading
 import time
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
@@ -17,10 +15,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_sse.brokers.base import Message
 
 from . import store, trimming
-from .connections import close, listen, own_connection, readable, take_in
+from .connections import close, listen, own_connection, take_in
 from .postgresql import Functions
 from .store import Look, Position
 from .tables import in_words
+from .thread import DatabaseThread
 
 logger = logging.getLogger("django_sse")
 
@@ -29,8 +28,6 @@ logger = logging.getLogger("django_sse")
 LOOK_SECONDS = 6.0
 #: After how many looks in a row that found events of which nothing told, polling takes over.
 DEAF_LOOKS = 3
-#: Seconds between two tries where the database is away.
-PAUSES = (0.1, 2.0)
 #: Seconds between two looks for events that are too old.
 TRIM_SECONDS = 60.0
 
@@ -47,74 +44,36 @@ class Receiver(Protocol):
         """Return the topics that are subscribed."""
 
 
-class Watcher(threading.Thread):
+class Watcher(DatabaseThread):
     """Looks for events above its position, and hands them over in order."""
 
     def __init__(self, source: Any, at: Position, receiver: Receiver) -> None:
         """Begin after the newest event of ``at``."""
-        super().__init__(name="django_sse database listener", daemon=True)
+        super().__init__("django_sse database listener")
         self._source = source
         self._receiver = receiver
         self._epoch = at.epoch
         self._position = at.last
-        self._stopping = False
-        self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        os.set_blocking(self._write_end, False)
-        self._pipe_lock = threading.Lock()
-        self._piped = True
         self._polls = source.listen is None
-        self._heard = False
         self._deaf = 0
-        self._away = False
         self._saw_pending = False
         self._functions: Functions | None = None
         self._trims_at = time.monotonic() + TRIM_SECONDS * random.random()  # noqa: S311
-
-    def stop(self) -> None:
-        """End the thread soon."""
-        self._stopping = True
-        self._kick()
 
     def wake(self) -> None:
         """Let the thread look now, where the database does not wake it up."""
         if self._polls:
             self._kick()
 
-    def _kick(self) -> None:
-        with self._pipe_lock:
-            if self._piped:
-                with contextlib.suppress(BlockingIOError):  # Full: the thread will wake up anyway.
-                    os.write(self._write_end, b"\0")
-
-    def run(self) -> None:
-        """Look until ``stop()``; connect again for as long as that takes."""
-        pause = PAUSES[0]
-        try:
-            while not self._stopping:
-                began = time.monotonic()
-                try:
-                    self._watch()
-                except Error as error:
-                    log = logger.debug if self._away else logger.warning
-                    log(
-                        "Not connected to the database, trying again: %s",
-                        in_words(error, self._source.alias),
-                    )
-                    self._away = True
-                except Exception:
-                    # Otherwise all streams would silently get nothing any more.
-                    logger.exception("Listening to the database failed, connecting again.")
-                if time.monotonic() - began > PAUSES[1]:
-                    pause = PAUSES[0]
-                if not self._stopping:
-                    self._wait(None, pause * random.uniform(0.5, 1))  # noqa: S311
-                    pause = min(pause * 2, PAUSES[1])
-        finally:
-            with self._pipe_lock:
-                self._piped = False
-                os.close(self._read_end)
-                os.close(self._write_end)
+    def _report(self, error: Exception) -> None:
+        if not isinstance(error, Error):
+            # Otherwise all streams would silently get nothing any more.
+            logger.error("Listening to the database failed, connecting again.", exc_info=error)
+            return
+        log = logger.debug if self._away else logger.warning
+        text = in_words(error, self._source.alias)
+        log("Not connected to the database, trying again: %s", text)
+        self._away = True
 
     def _watch(self) -> None:
         source = self._source
@@ -163,9 +122,6 @@ class Watcher(threading.Thread):
                     if told is not connection and timed:
                         with told.cursor() as cursor:
                             cursor.execute("SELECT 1")
-
-    def _hear(self) -> None:
-        self._heard = True
 
     def _judge(self, unheard: bool) -> None:
         """Go over to polling where nothing tells of events although there are some."""
@@ -234,15 +190,3 @@ class Watcher(threading.Thread):
     def _trim(self, connection: BaseDatabaseWrapper) -> None:
         self._trims_at = time.monotonic() + TRIM_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
         trimming.trim_old(connection, self._source.limits)
-
-    def _wait(self, told: BaseDatabaseWrapper | None, seconds: float) -> bool:
-        """Wait for a kick or for the database; return whether something came."""
-        watched: list[Any] = [self._read_end]
-        if told is not None:
-            watched.append(told.connection)
-        ready = readable(watched, seconds)
-        if self._read_end in ready:
-            os.read(self._read_end, 4096)
-        if told is not None and told.connection in ready:
-            take_in(told)
-        return bool(ready)
