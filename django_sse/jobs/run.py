@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 
@@ -232,12 +231,17 @@ class Run:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _keep_renewing(self) -> None:
+        pause = self.job.lease / 3
         while True:
-            await asyncio.sleep(self.job.lease / 3)
+            await asyncio.sleep(pause)
             if not self.owns:
                 return  # A renewal would replace the record of the end, or of the other work.
-            with suppress(BrokerError):  # The watches cannot hear of it now either.
+            try:
                 await self._renew()
+                pause = self.job.lease / 3
+            except BrokerError:
+                # Watches give the job a third of its lease once the broker is back.
+                pause = min(PAUSE_SECONDS, self.job.lease / 9)
 
     async def _renew(self) -> None:
         record = self.job.encode()

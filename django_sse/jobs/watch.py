@@ -22,6 +22,10 @@ logger = logging.getLogger("django_sse")
 class Watch:
     """Fails a job once nothing was heard of it for as long as its lease.
 
+    It asks the broker after two thirds of the lease and at its end. Both answers must come at once
+    and know of nothing new. One answer is not enough: the broker may have been away until then, and
+    the job's process may be about to renew the lease.
+
     Each event loop has one for a job, however many of its clients follow the job.
     """
 
@@ -33,6 +37,8 @@ class Watch:
         # When something was heard last, and what; the time is that of the event loop.
         self._heard = asyncio.get_running_loop().time()
         self._news = asyncio.Event()
+        # Whether the broker has said once that there is nothing new.
+        self._doubted = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -46,31 +52,34 @@ class Watch:
 
     def _hear(self, message: Message) -> None:
         self._job = decode(message)
-        self._heard = asyncio.get_running_loop().time()
+        self._note_life()
         self._news.set()
+
+    def _note_life(self) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        self._doubted = False
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             await self._listener.open()
             while not self._job.ended:
-                left = self._heard + self._job.lease - loop.time()
+                patience = self._job.lease * (1 if self._doubted else 2 / 3)
+                left = self._heard + patience - loop.time()
                 if left > 0:
                     # A job whose task begins has a shorter lease from then on.
                     self._news.clear()
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), left)
                 elif self._job.id in background:
-                    self._heard = loop.time()
+                    self._note_life()
                 else:
                     await self._fail()
         finally:
             self._listener.close()
 
     async def _fail(self) -> None:
-        """End the job as failed, unless something is heard of it after all."""
-        # The broker may have been away, for the job's process as well. Now that it answers, give the
-        # job the time of one more lease.
+        """Ask for news of the job; end it as failed at the second answer in a row without any."""
         loop = asyncio.get_running_loop()
         before, asked = self._job, loop.time()
         try:
@@ -78,12 +87,16 @@ class Watch:
             if found is not None and found.record_id > before.record_id:
                 self._job = found
             elif loop.time() - asked < 1:
-                logger.warning("The job %s has failed: its process has died.", before.id)
-                await end(before, "failed")
+                if self._doubted:
+                    logger.warning("The job %s has failed: its process has died.", before.id)
+                    await end(before, "failed")
+                self._doubted = not self._doubted
                 return
         except BrokerError:
             logger.debug("A job cannot be looked up while the broker is away.")
-        self._heard = loop.time()
+        # There is news, or the broker was away, perhaps for the job's process as well. Begin again
+        # with a whole lease.
+        self._note_life()
 
 
 _watches: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}

@@ -13,6 +13,7 @@ from django_sse.brokers import use_broker
 from django_sse.brokers.base import INTERNAL
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.exceptions import BrokerError
+from django_sse.jobs import watch
 from django_sse.jobs.background import Background, background
 from django_sse.jobs.records import Job, find
 from django_sse.jobs.run import create
@@ -131,3 +132,29 @@ async def test_job_does_not_fail_while_the_broker_is_away(caplog: pytest.LogCapt
     found = await find(ID)
     assert found is not None
     assert found.state == "failed"
+
+
+async def test_one_answer_without_news_does_not_fail_a_job(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker may have come back a moment ago, and the job's process renews its lease next."""
+    given = Job(id=ID, view=Waiting._label(), owner=None, state="running", run="x", lease=0.6)
+    asked = asyncio.Event()
+
+    async def find_and_note(job_id: str) -> Job | None:
+        found = await find(job_id)
+        asked.set()
+        return found
+
+    assert await create(given, once=False) is not None
+    async with read(ID):
+        monkeypatch.setattr(watch, "find", find_and_note)
+        for _ in range(3):
+            asked.clear()
+            async with asyncio.timeout(10):
+                await asked.wait()
+            await create(given, once=False)  # A renewal is one more record.
+        found = await find(ID)
+        assert found is not None
+        assert found.state == "running"
+        assert "its process has died" not in caplog.text
