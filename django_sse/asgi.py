@@ -49,12 +49,35 @@ class ASGIHandler(asgi.ASGIHandler):
         if scope["type"] == "lifespan":
             await self.lifespan(receive, send)
             return
+        # For the life of the stream, this frame holds nothing but what is needed then.
+        view, receive, pending = await self._shake_hands(scope, receive, send)
+        try:
+            if view is not None:
+                await view(scope, receive, send)
+        except BaseException:
+            # This does nothing where the stream has begun: it has ended by itself then.
+            await view.abandon("error")
+            raise
+        finally:
+            # A traceback of a task that Django's handler cancelled may keep this frame longer than
+            # the stream.
+            del view
+            if pending is not None:
+                await pending.aclose()
+
+    async def _shake_hands(
+        self, scope: Any, receive: Receive, send: Send
+    ) -> tuple[Any, Receive, PendingReceive | None]:
+        """Serve a request; return its stream, or ``None``, and the stream's ``receive``.
+
+        The third is what is to be closed at the end, or ``None``.
+        """
         line, overrun, turn = turns.line_for(scope), False, None
         if line is not None:
             overrun = line.is_overrun
             if overrun and self.may_refuse(scope):
                 await turns.refuse(send)
-                return
+                return None, receive, None
             turn = None if overrun else await line.turn(conf.max_handshakes or 1)
         exchange = _Exchange(receive, send, asyncio.current_task(), turn)
         exchange.overrun = overrun
@@ -70,28 +93,13 @@ class ASGIHandler(asgi.ASGIHandler):
                 # If this application ended as cancelled, the server (Daphne) would stop waiting for
                 # the others, and streams could not clean up any more.
                 forgive_cancellation()
-                return
+                return None, receive, None
             raise
         finally:
             current_exchange.set(None)
-        pending = exchange.pending
-        if exchange.gone or pending is not None:
+        if exchange.gone or exchange.pending is not None:
             receive = exchange.receive
-        # For the life of the stream, this frame holds nothing but the view.
-        del exchange
-        try:
-            if view is not None:
-                await view(scope, receive, send)
-        except BaseException:
-            # This does nothing where the stream has begun: it has ended by itself then.
-            await view.abandon("error")
-            raise
-        finally:
-            # A traceback of a task that Django's handler cancelled may keep this frame longer than
-            # the stream.
-            del view
-            if pending is not None:
-                await pending.aclose()
+        return view, receive, exchange.pending
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Load the middleware, and let what is synchronous in it share trips to the thread."""

@@ -76,7 +76,7 @@ class Session(Handshake):
         """Return what the staff may know of the stream, in types that JSON knows."""
         return reports.describe(self, self._outbox)
 
-    def _on_failed(self, error: BaseException) -> None:
+    def on_failed(self, error: BaseException) -> None:
         """End a stream whose server, or a middleware around it, raised ``error`` in ``send()``."""
         # ASGI lets a server raise an OSError once the client is gone. uvloop raises another
         # exception.
@@ -140,9 +140,32 @@ class Session(Handshake):
         traceback.
         """
         self.scope = scope
+        finish: asyncio.Future[None] | None = None
         try:
             await self._begin(send)
-            await self._attend(receive)
+            while finish is None or not finish.done():
+                # The wait for the client is no function of its own, since each coroutine of a
+                # stream that waits takes 250 bytes.
+                left = False
+                waiter = self._waiter = asyncio.current_task()
+                assert waiter is not None
+                cancelled = waiter.cancelling()
+                try:
+                    while not (left or self._woken):
+                        left = (await receive())["type"] == "http.disconnect"
+                except asyncio.CancelledError:
+                    # That was _wake(), unless the server has cancelled this task as well.
+                    if self._waiter is not None or waiter.uncancel() > cancelled:
+                        raise
+                finally:
+                    self._waiter = None
+                self._woken = False
+                if left:
+                    self._lose_client()
+                    break
+                if finish is None:
+                    finish = await self._finish()
+            await self._end_response(finish)
         except OSError:
             self.end("client")  # ASGI lets send() raise it once the client is gone.
         except asyncio.CancelledError:
@@ -152,18 +175,7 @@ class Session(Handshake):
             # after Ctrl+C.
             await settle(asyncio.ensure_future(self._say_goodbye()))
         finally:
-            self.end("error")
-            self._over = True
-            if self._closing is not None:
-                self._closing.set()
-            patience = LAST_PATIENCE if shutdown.draining else None
-            if self._life is not None and not await stop(self._life, patience):
-                message = (
-                    "%s.stream() does not end when it is cancelled, and is left to itself: let "
-                    "asyncio.CancelledError pass."
-                )
-                log_error(self, message)
-            await self._release()
+            await self._conclude()
 
     async def _begin(self, send: Send) -> None:
         loop = self.event_loop = asyncio.get_running_loop()
@@ -177,9 +189,11 @@ class Session(Handshake):
                 server.note_gone()
                 raise ConnectionResetError("The connection is closed.")
             slim(self.request)
+            # DRF makes another where it is asked for.
+            self._negotiator = None
             await send(start)
         outbox = self._outbox = Outbox(server_send, loop, server)
-        outbox.on_failed = self._on_failed
+        outbox.owner = self
         # A server sends the headers with the first bytes, and a browser's onopen waits for the
         # headers.
         retry = self._own_retry()
@@ -203,25 +217,43 @@ class Session(Handshake):
     def _own_retry(self) -> int | None:
         return conf.retry if self.retry is None else milliseconds(self.retry)
 
-    async def _attend(self, receive: Receive) -> None:
-        """Wait for the end of the stream, and end the response in order."""
+    def _lose_client(self) -> None:
+        self.end("client")
+        if self._outbox is not None:
+            self._outbox.abandon()
+
+    async def _finish(self) -> asyncio.Future[None]:
+        """Begin to send the events that wait and the end of the response; return what ends with it."""
         outbox = self._outbox
         assert outbox is not None
-        if await self._client_left(receive):
-            self.end("client")
-            outbox.abandon()
-        else:
-            if self.close_reason == "shutdown":
-                await self._clean_up_early(outbox)
-            finish = asyncio.ensure_future(outbox.finish())
-            finish.add_done_callback(self._wake)
-            if await self._client_left(receive):
-                outbox.abandon()
+        if self.close_reason == "shutdown":
+            await self._clean_up_early(outbox)
+        finish = asyncio.ensure_future(outbox.finish())
+        finish.add_done_callback(self._wake)
+        return finish
+
+    async def _end_response(self, finish: asyncio.Future[None] | None) -> None:
+        if finish is not None:
             await finish
         if self._closing is not None:
             self._closing.set()
             # Let the caller of close() go on before the stream is cancelled.
             await asyncio.sleep(0)
+
+    async def _conclude(self) -> None:
+        """End what the stream runs, and release it, however its connection has ended."""
+        self.end("error")
+        self._over = True
+        if self._closing is not None:
+            self._closing.set()
+        patience = LAST_PATIENCE if shutdown.draining else None
+        if self._life is not None and not await stop(self._life, patience):
+            message = (
+                "%s.stream() does not end when it is cancelled, and is left to itself: let "
+                "asyncio.CancelledError pass."
+            )
+            log_error(self, message)
+        await self._release()
 
     async def _clean_up_early(self, outbox: Outbox) -> None:
         """Run ``disconnect()`` while the response is still open, for as long as a server waits for
@@ -279,7 +311,7 @@ class Session(Handshake):
     def _let_go(self) -> None:
         """Break the stream's reference circles, so that its memory is freed without a garbage collection."""
         if self._outbox is not None:
-            self._outbox.on_failed = None
+            self._outbox.owner = None
         self._life = self._context = None
         if self._deadlines is not None:
             self._deadlines = None

@@ -14,6 +14,7 @@ from rest_framework.permissions import BasePermission
 from django_sse import Heartbeat, SSEView, session, stats
 from django_sse.asgi import ViewHandler
 from django_sse.brokers.memory import MemoryBroker
+from django_sse.connection import tasks
 from django_sse.connection.roster import roster
 from django_sse.session import Session
 from django_sse.testing import connect
@@ -179,6 +180,57 @@ async def test_only_a_disconnect_ends_a_stream() -> None:
     messages.put_nowait("http.disconnect")
     await asyncio.wait_for(running, 5)
     assert reasons == ["client"]
+
+
+@pytest.mark.parametrize("at", ["in receive()", "with the server", "before the server"])
+async def test_end_that_comes_with_something_else_cancels_nothing_more(
+    at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A cancellation too many would hurry what cleans up.
+    monkeypatch.setattr(tasks, "GOODBYE_SECONDS", 0.01)
+    reasons: list[str] = []
+
+    class Careful(Endless):
+        async def disconnect(self) -> None:
+            await asyncio.sleep(0.1)
+            await super().disconnect()
+
+    opened, disconnected = asyncio.Event(), asyncio.Event()
+    first = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    class Cycle:
+        # Its receive() is awaited in the stream's own task, as the real one's is.
+        __module__ = "uvicorn.protocols.http"
+
+        async def receive(self) -> Any:
+            if (message := next(first, None)) is None:
+                await disconnected.wait()
+                if at == "in receive()":
+                    # The server closes a connection that the stream was just about to end.
+                    roster.streams()[0].end("expired")
+            return message or {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if b"open" in message.get("body", b""):
+            opened.set()
+
+    async def serve() -> int:
+        await application(scope, Cycle().receive, send)
+        return asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"testserver")]}
+    application = Careful.as_asgi(reasons=reasons)
+    running = asyncio.ensure_future(serve())
+    await asyncio.wait_for(opened.wait(), 5)
+    if at == "in receive()":
+        disconnected.set()
+    else:
+        roster.streams()[0].end("expired")
+        if at == "before the server":
+            await asyncio.sleep(0)
+        running.cancel()
+    assert await asyncio.wait_for(running, 5) == 0
+    assert reasons == ["expired"]
 
 
 async def test_client_that_does_not_read_holds_no_server_that_cancels(

@@ -12,7 +12,7 @@ from typing import Any
 from channels.generic.http import AsyncHttpConsumer
 
 from django_sse.exceptions import StreamClosed
-from django_sse.servers.base import Receive, Server
+from django_sse.servers.base import Server
 from django_sse.wire.events import encode_fields
 
 from .deadlines import Deadlines
@@ -44,8 +44,8 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
     _life: asyncio.Task[None] | None = None
     _context: contextvars.Context | None = None
     _deadlines: Deadlines | None = None
-    # The wait for the client, while there is one, and whether _wake() was called.
-    _watch: asyncio.Timeout | None = None
+    # The task that waits for the client, until it is interrupted; and whether _wake() was called.
+    _waiter: asyncio.Task[Any] | None = None
     _woken: bool = False
     # Set once the response has ended, for close().
     _closing: asyncio.Event | None = None
@@ -168,29 +168,17 @@ class Stream(AsyncHttpConsumer):  # type: ignore[misc] # channels is not typed
             self._deadlines = Deadlines(self.event_loop, self._context)
         return self._deadlines
 
-    async def _client_left(self, receive: Receive) -> bool:
-        """Wait for the client to leave or for ``_wake()``; return whether it left."""
-        if not self._woken:
-            try:
-                # _wake() reschedules this endless time limit to now. That ends the wait from
-                # outside without another task.
-                async with asyncio.timeout(None) as self._watch:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-            except TimeoutError:
-                pass
-            else:
-                return True
-            finally:
-                self._watch = None
-        self._woken = False
-        return False
-
     def _wake(self, _: Any = None) -> None:
+        """End the wait for the client, or the next one."""
         self._woken = True
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.reschedule(0)
+        if self._waiter is not None:
+            # Not now: the task may be running at the moment, inside the server's receive().
+            self._waiter.get_loop().call_soon(self._interrupt)
+
+    def _interrupt(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.cancel()
 
     # Channels' own ways to send. They would bypass the outbox, and could send in the middle of an
     # event.

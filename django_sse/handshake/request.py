@@ -125,4 +125,4 @@ def slim(request: Any) -> None:
         (request, "_parsed_accept_list"),
     ):
         with suppress(AttributeError):
-            holder.__dict__.pop(name, None)
+            delattr(holder, name)

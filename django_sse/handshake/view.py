@@ -317,7 +317,7 @@ class Handshake(APIView, Stream):
 
         Errors are rendered as JSON, and as a page of DRF's browsable API for who gets the page.
         """
-        renderer: BaseRenderer = JSONRenderer()
+        renderer: BaseRenderer = _JSON
         media_type = renderer.media_type
         if not force and request.method != "OPTIONS":
             pages = page_renderers(self, request)
@@ -333,15 +333,17 @@ class Handshake(APIView, Stream):
         """Let Django's error handling see what DRF's exception handler did not answer."""
         if not hasattr(self.request, "accepted_renderer"):
             # With DEBUG, DRF reads it, also for an error that came before negotiation.
-            self.request.accepted_renderer = JSONRenderer()
+            self.request.accepted_renderer = _JSON
         return super().raise_uncaught_exception(exc)
 
 
+#: Of all requests, since a renderer keeps nothing.
+_JSON = JSONRenderer()
 #: The attributes that a stream has while it follows topics, in the order in which they are set.
 _KEYS = (
     *("args", "kwargs", "headers", "user_before", "_negotiator", "format_kwarg", "request"),
     *("_topics", "_has_topics", "_connected", "_lane", "_context", "_start"),
-    *("scope", "event_loop", "opened_at", "_server", "_outbox", "_life", "_begun", "_watch"),
+    *("scope", "event_loop", "opened_at", "_server", "_outbox", "_life", "_begun", "_waiter"),
     *("_pulse", "_announced", "_subscription", "_rewinds", "subscribed", "resumed"),
 )
 _shared: weakref.WeakSet[type] = weakref.WeakSet()

@@ -149,8 +149,11 @@ class Following(Sending[T]):
         return (*held, EVENTS) if held and self._may_be_present() else held
 
     def _may_be_present(self) -> bool:
-        # Do not ask a property without a request: it may answer yes.
-        given: Any = vars(self).get("presence", type(self).presence)
+        # Do not ask a property without a request: it may answer yes. Nor look into vars(self), which
+        # makes a dict for the stream.
+        given: Any = type(self).presence
+        if not hasattr(given, "__get__"):
+            given = self.presence
         return bool(given) or defines(type(self), Following, "get_presence")
 
     async def _be_present(self) -> None:
