@@ -29,15 +29,19 @@ class Context:
             "BENCHMARK_DATABASE": str(Path(directory) / "benchmark.sqlite3"),
             "DJANGO_SETTINGS_MODULE": "benchmarks.project.settings",
         }
+        self.login = self.prepare()
+
+    def prepare(self, **environment: str) -> dict[str, str]:
+        """Prepare the project's database, and return the headers of a user who is logged in."""
         prepared = subprocess.run(
             [sys.executable, "-m", "benchmarks.project.prepare"],
             cwd=ROOT,
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, **environment},
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
-        self.login = {"Cookie": f"sessionid={prepared.stdout.strip()}"}
+        return {"Cookie": f"sessionid={prepared.stdout.strip()}"}
 
     def project(self, kind: str, **environment: str) -> AbstractContextManager[Server]:
         """Run the Django project on a server."""

@@ -54,6 +54,8 @@ if "BENCHMARK_POSTGRES" in os.environ:
         "USER": "postgres",
         "NAME": "postgres",
     }
+if "BENCHMARK_CONN_MAX_AGE" in os.environ:
+    DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ["BENCHMARK_CONN_MAX_AGE"])
 if "BENCHMARK_REDIS" in os.environ:
     DJANGO_SSE["BROKER"] = {
         "BACKEND": "django_sse.brokers.redis.RedisBroker",

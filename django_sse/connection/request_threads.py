@@ -2,6 +2,10 @@
 
 Django gives each request a thread for its synchronous work: middleware, signals, the database. To
 start one, and another one that waits for its end, costs more than the rest of a stream's handshake.
+
+A connection to the database belongs to its thread, so under Django's own handler it never lives
+longer than its request. Here, one that ``CONN_MAX_AGE`` allows to be kept serves the next request
+that takes the thread.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
-from django.db import connections
+
+from .databases import close_all, close_due, may_be_kept, opened, seconds_to_keep
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,6 +97,7 @@ class _Worker:
     def _run(self) -> None:
         while self._serve() and self._wait():
             pass
+        close_all()
 
     def _serve(self) -> bool:
         """Do the calls of one request; return whether the thread can have another one."""
@@ -99,8 +105,10 @@ class _Worker:
             _do(*call)
             # Nothing of the call stays while the thread waits.
             del call
-        # A connection that stays open ends with its request's thread, as it does without us.
-        return not any(c.connection is not None for c in connections.all(initialized_only=True))
+        # A connection that is still open and may not be kept ends with its request's thread, as it
+        # does without us.
+        close_due()
+        return all(may_be_kept(connection) for connection in opened())
 
     def _wait(self) -> bool:
         """Wait for the next request; return whether there is one."""
@@ -109,14 +117,17 @@ class _Worker:
                 return False
             _idle.append(self)
         # Whoever takes the worker takes it from the list, and puts a call into its queue.
-        try:
-            call = self.calls.get(timeout=IDLE_SECONDS)
-        except queue.Empty:
-            pass
-        else:
-            assert call is not None  # A request takes a thread for its first call.
-            _do(*call)
-            return True
+        patience: float | None = IDLE_SECONDS
+        while patience != 0:
+            try:
+                call = self.calls.get(timeout=patience)
+            except queue.Empty:
+                close_due()
+                patience = seconds_to_keep(IDLE_SECONDS)
+            else:
+                assert call is not None  # A request takes a thread for its first call.
+                _do(*call)
+                return True
         with _lock:
             if self in _idle:
                 _idle.remove(self)
@@ -152,6 +163,18 @@ def _take() -> _Worker:
             # The one that has waited least; the others may end.
             return _idle.pop()
     return _Worker()
+
+
+async def settle() -> None:
+    """Close the database connections that idle threads keep, now; for tests."""
+    with _lock:
+        workers = [*_idle]
+        _idle.clear()
+    for worker in workers:
+        closed: Future[Any] = Future()
+        worker.calls.put((closed, close_all))
+        worker.calls.put(None)
+        await asyncio.wrap_future(closed)
 
 
 def _forget() -> None:

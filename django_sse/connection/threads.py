@@ -11,22 +11,21 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import logging
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.core.signals import setting_changed
-from django.db import close_old_connections, connections
+from django.db import connections
 
 from django_sse.conf import conf
 
-logger = logging.getLogger("django_sse")
+from .databases import close_due, give_back, seconds_to_keep
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -119,11 +118,11 @@ class Lane(Executor):
             result = call()
         except BaseException as error:
             future.set_exception(error)
-            _close_what_is_due(after_error=True)
+            close_due(after_error=True)
         else:
             future.set_result(result)
         if not self._iterating:
-            _give_back()
+            give_back()
 
     def _release(self) -> float | None:
         """Close the connections that are due.
@@ -133,12 +132,8 @@ class Lane(Executor):
         """
         if self._iterating:
             return IDLE_SECONDS
-        _close_what_is_due()
-        opened = [c for c in connections.all(initialized_only=True) if c.connection is not None]
-        if not opened:
-            return 0
-        ends = [c.close_at for c in opened if c.close_at is not None]
-        return max(min(ends) - time.monotonic(), IDLE_SECONDS) if ends else None
+        close_due()
+        return seconds_to_keep(IDLE_SECONDS)
 
     def _remember_iterators(self, call: functools.partial[Any]) -> None:
         # Django's asynchronous iteration passes the same generator to one call after another.
@@ -146,40 +141,6 @@ class Lane(Executor):
         for argument in call.args:
             if isinstance(argument, functools.partial):
                 self._iterating.update(a for a in argument.args if inspect.isgenerator(a))
-
-
-def is_pooled(settings: Mapping[str, Any]) -> bool:
-    """Return whether a database's connections are shared in a pool: Django's own, or a back end's."""
-    return bool(settings.get("OPTIONS", {}).get("pool")) or "pool" in settings.get("ENGINE", "")
-
-
-def _give_back() -> None:
-    """Return the thread's connections of pools to their pools; log errors."""
-    for connection in connections.all(initialized_only=True):
-        if (
-            connection.connection is not None
-            and is_pooled(connection.settings_dict)
-            and not connection.in_atomic_block
-        ):
-            try:
-                connection.close()
-            except Exception:
-                logger.warning("A database connection could not be given back.", exc_info=True)
-
-
-def _close_what_is_due(*, after_error: bool = False) -> None:
-    """Treat the thread's connections as Django does at the end of a request; log errors.
-
-    ``after_error`` says that a call raised. Then this happens only if a connection failed, so that
-    the next call opens a new one.
-    """
-    try:
-        opened = connections.all(initialized_only=True)
-        if not after_error or any(connection.errors_occurred for connection in opened):
-            close_old_connections()
-    except Exception:
-        # If the error ended the thread, its streams would wait for ever.
-        logger.warning("A database connection could not be closed.", exc_info=True)
 
 
 class Pool:

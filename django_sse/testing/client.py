@@ -11,6 +11,7 @@ from typing import Any
 
 from django.utils.datastructures import CaseInsensitiveMapping
 
+from django_sse.connection import request_threads
 from django_sse.connection.roster import roster
 from django_sse.connection.threads import pool
 from django_sse.monitoring.reports import ON_FAILURE
@@ -169,6 +170,7 @@ class StreamClient:
         if pending:
             await _stop(task)
         await pool.settle()
+        await request_threads.settle()
         await close_idle_hub()
         if pending:
             raise AssertionError(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import connection
+from django.db import connection, connections, transaction
 
 from django_sse.connection import request_threads
 from django_sse.connection.request_threads import RequestThread
@@ -120,6 +120,35 @@ async def test_a_thread_with_an_open_connection_serves_no_other_request() -> Non
         first = await sync_to_async(query)()
     await asyncio.to_thread(first.join, 10)
     assert not first.is_alive()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_connection_that_may_be_kept_serves_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 60)
+
+    def query(*, leave_open: bool = False) -> tuple[threading.Thread, object]:
+        connection.ensure_connection()
+        if leave_open:
+            transaction.atomic().__enter__()
+        return where(), connection.connection
+
+    async with RequestThread():
+        first = await sync_to_async(query)()
+    await idle()
+    async with RequestThread():
+        # But not one that an interrupted request has left in a transaction.
+        assert await sync_to_async(query)(leave_open=True) == first
+    await asyncio.to_thread(first[0].join, 10)
+    assert not first[0].is_alive()
+    async with RequestThread():
+        second = await sync_to_async(query)()
+    await idle()
+    # The kit's, so that the test database can be deleted.
+    await request_threads.settle()
+    await asyncio.to_thread(second[0].join, 10)
+    assert not second[0].is_alive()
 
 
 def test_a_process_ends_with_idle_threads_and_waits_for_those_at_work() -> None:

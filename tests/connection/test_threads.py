@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import override_settings
 
-from django_sse.connection import threads
+from django_sse.connection import databases, threads
 from django_sse.connection.threads import Lane, Pool
 from testproject.shop.models import Customer
 
@@ -76,7 +76,7 @@ def test_work_that_comes_as_the_thread_ends_is_done(
             late.append(lane.submit(lambda: 7))
             came.set()
 
-    monkeypatch.setattr(threads, "close_old_connections", work_comes)
+    monkeypatch.setattr(databases, "close_old_connections", work_comes)
     lane.submit(lambda: None).result(10)
     assert came.wait(10)
     assert late[0].result(10) == 7
@@ -88,7 +88,7 @@ def test_lane_outlives_a_connection_that_cannot_be_closed(
     def refuse() -> None:
         raise RuntimeError("Database access not allowed")
 
-    monkeypatch.setattr(threads, "close_old_connections", refuse)
+    monkeypatch.setattr(databases, "close_old_connections", refuse)
     lane.submit(lambda: None).result(10)
     wait_until_idle(lane)
     assert lane.submit(lambda: 7).result(10) == 7
@@ -165,14 +165,14 @@ def test_lane_keeps_a_connection_that_may_live_on(
 ) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
     looked = threading.Semaphore(0)
-    close_old_connections = threads.close_old_connections
+    close_old_connections = databases.close_old_connections
 
     def look() -> None:
         close_old_connections()
         if threading.current_thread() is lane._thread:  # Others may be ending beside it.
             looked.release()
 
-    monkeypatch.setattr(threads, "close_old_connections", look)
+    monkeypatch.setattr(databases, "close_old_connections", look)
     lane.submit(ensure_connection).result(10)
     # It is looked at once, and not again before there is work: nothing would become of it.
     assert looked.acquire(timeout=10)
@@ -220,7 +220,7 @@ def test_lane_gives_a_pools_connection_back_after_each_call(
     lane: Lane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
-    monkeypatch.setattr(threads, "is_pooled", lambda settings: True)
+    monkeypatch.setattr(databases, "is_pooled", lambda settings: True)
 
     def begin() -> None:
         ensure_connection()
@@ -243,7 +243,7 @@ def test_lane_gives_a_pools_connection_back_after_each_call(
     assert lane.submit(opened).result(10) == 1
     lane.submit(end, fails=True).result(10)
     assert lane.submit(opened).result(10) == 1
-    assert "could not be given back" in caplog.text
+    assert "could not be closed" in caplog.text
     lane.submit(end, fails=False).result(10)
     assert lane.submit(opened).result(10) == 0
 
@@ -259,7 +259,7 @@ def test_lane_gives_a_pools_connection_back_after_each_call(
     ],
 )
 def test_pool_is_known_by_its_settings(settings: dict[str, Any], pooled: bool) -> None:
-    assert threads.is_pooled(settings) is pooled
+    assert databases.is_pooled(settings) is pooled
 
 
 @pytest.mark.usefixtures("closing")

@@ -1,7 +1,9 @@
-"""Streams that query, in a project whose database connections are few and shared."""
+"""Streams and pages that query, in projects whose database connections are shared or kept."""
 
 from __future__ import annotations
 
+import json
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,3 +45,40 @@ def test_streams_leave_a_pool_to_ordinary_requests(
         server.stop()
         assert server.faults() == []
         assert "PoolTimeout" not in server.log()
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "daphne"])
+def test_requests_keep_their_connection_for_as_long_as_its_age_allows(
+    shared_postgres: PostgresServer, tmp_path: Path, name: str
+) -> None:
+    """``CONN_MAX_AGE`` works as it does with the threads of a WSGI server."""
+    kept = "FROM pg_stat_activity WHERE application_name = 'kept'"
+    with Server(
+        name,
+        "tests.integration.pooled.asgi:application",
+        directory=tmp_path,
+        settings="tests.integration.pooled.settings",
+        env={"POSTGRES_PORT": str(shared_postgres.port), "KEEP_SECONDS": "3"},
+    ) as server:
+
+        def page() -> str:
+            answer = httpx.get(f"{server.url}/backend/", timeout=20)
+            assert answer.status_code == 200
+            return answer.text
+
+        def stream() -> str:
+            with Client(server.address) as client:
+                client.request("/backend/stream/")
+                return str(json.loads(client.event().data)["n"])
+
+        # A client may ask again a moment before its last request has given the thread back.
+        assert len({ask() for _ in range(15) for ask in (page, stream)}) <= 5
+        # A connection that is lost is made again (CONN_HEALTH_CHECKS).
+        shared_postgres.execute(f"SELECT pg_terminate_backend(pid) {kept}")
+        page()
+        deadline = time.monotonic() + 20
+        while shared_postgres.execute(f"SELECT count(*) {kept}") != "0":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        server.stop()
+        assert server.faults() == []

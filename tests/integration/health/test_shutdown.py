@@ -31,8 +31,8 @@ STREAMS = 200
 #: Those among them that always have something on its way.
 PENDING = 5
 DRAIN_SECONDS = 2
-#: Seconds that a process may take beyond that.
-GRACE = 2
+#: Seconds that a process may take beyond that, on a busy machine; what holds one does so for 5 or more.
+GRACE = 3
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
 #: The status of a server that has no streams. Uvicorn raises the signal again at its end, and

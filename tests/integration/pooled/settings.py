@@ -1,4 +1,4 @@
-"""Settings with a pool of four connections, as ``"pool": True`` gives them."""
+"""Settings with a pool of four connections, as ``"pool": True`` gives them; or with kept ones."""
 
 import os
 
@@ -23,3 +23,9 @@ DATABASES = {
         "OPTIONS": {"pool": {"min_size": 4, "max_size": 4, "timeout": 5}},
     }
 }
+if "KEEP_SECONDS" in os.environ:
+    DATABASES["default"].update(
+        CONN_MAX_AGE=int(os.environ["KEEP_SECONDS"]),
+        CONN_HEALTH_CHECKS=True,
+        OPTIONS={"application_name": "kept"},
+    )

@@ -1,4 +1,4 @@
-"""Streams that query again and again, and a page that queries once."""
+"""Streams that query again and again, and pages and a stream that query once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rest_framework.permissions import BasePermission
 from django_sse import SSEView, sse_path
 
 
-def one() -> Any:
+def one(question: str = "SELECT 1") -> Any:
     """Ask the database."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+        cursor.execute(question)
         return cursor.fetchone()[0]
 
 
@@ -40,8 +40,29 @@ class Poll(SSEView):
             await asyncio.sleep(0.05)
 
 
+class Backend(SSEView):
+    """Tells which process of the database has answered the handshake's query."""
+
+    permission_classes = [Asked]
+
+    async def connect(self) -> None:
+        self.backend = await sync_to_async(one)("SELECT pg_backend_pid()")
+
+    async def stream(self) -> None:
+        await self.send({"n": self.backend})
+
+
+def backend(request: Any) -> HttpResponse:
+    return HttpResponse(str(one("SELECT pg_backend_pid()")))
+
+
 def page(request: Any) -> HttpResponse:
     return HttpResponse(str(one()))
 
 
-urlpatterns = [sse_path("poll/", Poll), path("page/", page)]
+urlpatterns = [
+    sse_path("poll/", Poll),
+    sse_path("backend/stream/", Backend),
+    path("backend/", backend),
+    path("page/", page),
+]
