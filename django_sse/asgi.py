@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .conf import conf
+from .connection.databases import receivers_of_a_start
 from .connection.request_threads import RequestThread
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
@@ -83,8 +84,9 @@ class ASGIHandler(asgi.ASGIHandler):
         exchange.overrun = overrun
         current_exchange.set(exchange)
         try:
-            async with RequestThread():
+            async with RequestThread() as exchange.thread:
                 await super().__call__(scope, exchange.receive, exchange.send)
+            exchange.thread = None
             view = await exchange.end()
         except (Exception, asyncio.CancelledError) as error:
             # Run stop() in a task, since the server may cancel this one again meanwhile.
@@ -123,6 +125,22 @@ class ASGIHandler(asgi.ASGIHandler):
         if not turns.opens_stream(match.func):
             exchange.end_turn_from_thread()
         exchange.resolved = self._view_methods.call_early(request, match)
+
+    async def read_body(self, receive: Any) -> Any:
+        """Read the request's body; ``request_started`` comes next."""
+        body = await super().read_body(receive)
+        exchange = cast("_Exchange | None", current_exchange.get())
+        if exchange is not None and exchange.thread is not None:
+            exchange.thread.first = receivers_of_a_start(type(self))
+            exchange.thread.postpones = bool(exchange.thread.first)
+        return body
+
+    def create_request(self, scope: Any, body_file: Any) -> Any:
+        """Make the request; ``request_started`` was sent before."""
+        exchange = cast("_Exchange | None", current_exchange.get())
+        if exchange is not None and exchange.thread is not None:
+            exchange.thread.postpones = False
+        return super().create_request(scope, body_file)
 
     def may_refuse(self, scope: Any) -> bool:
         """Return whether a request surely asks for a stream, and needs no middleware to be refused."""
@@ -258,6 +276,7 @@ class _Exchange:
         "resolved",
         "start",
         "streams",
+        "thread",
         "view",
     )
 
@@ -287,6 +306,8 @@ class _Exchange:
         self.inside: PendingStream | None = None
         #: The view that takes the connection over.
         self.view: Any = None
+        #: The thread of the request's synchronous work.
+        self.thread: RequestThread | None = None
         #: Whether to keep the response for the stream instead of sending it; and the message that
         #: starts it.
         self.keeping = False

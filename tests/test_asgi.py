@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from daphne.http_protocol import WebRequest
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler as DjangosHandler
+from django.core.signals import request_started
+from django.db import connection, connections
+from django.http import HttpResponse
+from django.urls import path
 
 from django_sse import SSEView, sse_path
 from django_sse.asgi import _Exchange, get_asgi_application
+from django_sse.connection import request_threads
 from django_sse.connection.roster import roster
 from django_sse.testing import connect
+from tests.support.waiting import eventually
 
 reasons: list[str] = []
 
@@ -62,7 +70,20 @@ class Patient(Endless):
         await asyncio.Event().wait()
 
 
+def queries(request: Any) -> HttpResponse:
+    """Tell the thread, and how many queries its request has made."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return HttpResponse(f"{threading.get_ident()} {len(connection.queries)}")
+
+
+async def nothing(request: Any) -> HttpResponse:
+    return HttpResponse()
+
+
 urlpatterns = [
+    path("queries/", queries),
+    path("nothing/", nothing),
     sse_path("endless/", Endless),
     sse_path("brief/", Brief),
     sse_path("stubborn/", Stubborn),
@@ -77,6 +98,62 @@ def application(settings: Any) -> Iterator[Any]:
     reasons.clear()
     yield get_asgi_application()
     gc.collect()  # What is to be said of what was left unclosed is to be said here.
+
+
+@pytest.fixture
+async def client(application: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        yield client
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_what_django_does_as_a_request_starts_is_done_before_its_first_query(
+    client: httpx.AsyncClient, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DEBUG = True
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 60)
+    told = []
+    for _ in range(3):
+        told.append((await client.get("/queries/")).text)
+        await eventually(lambda: request_threads._idle)
+    # The connection is kept, and the queries that it remembers are those of this request.
+    assert told == [f"{told[0].split()[0]} 1"] * 3
+    await request_threads.settle()
+
+
+async def test_a_request_without_synchronous_work_has_one_trip_to_a_thread(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[threading.Thread] = []
+    do = request_threads._do
+
+    def count(*call: Any) -> None:
+        done.append(threading.current_thread())
+        do(*call)
+
+    monkeypatch.setattr(request_threads, "_do", count)
+    assert (await client.get("/nothing/")).status_code == 200
+    # The response is closed there.
+    assert len(done) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_receiver_of_request_started_is_called_first_and_in_the_requests_thread(
+    client: httpx.AsyncClient,
+) -> None:
+    called: list[int] = []
+
+    def receive(scope: Any, **kwargs: Any) -> None:
+        assert scope["path"] == "/queries/"
+        called.append(threading.get_ident())
+
+    request_started.connect(receive)
+    try:
+        answer = await client.get("/queries/")
+    finally:
+        request_started.disconnect(receive)
+    assert answer.text.split()[0] == str(*called)
 
 
 async def test_lifespan_ends_the_streams(application: Any, ending: Any) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from django.db import close_old_connections, connections
+from django.core.signals import request_started
+from django.db import close_old_connections, connections, reset_queries
 
 logger = logging.getLogger("django_sse")
+
+#: Django's own receivers of ``request_started``.
+_OWN = (close_old_connections, reset_queries)
 
 
 def opened() -> list[Any]:
@@ -47,6 +52,22 @@ def close_due(*, after_error: bool = False) -> None:
     except Exception:
         # If the error ended the thread, its streams would wait for ever.
         logger.warning("A database connection could not be closed.", exc_info=True)
+
+
+def receivers_of_a_start(sender: type) -> tuple[Callable[[], Any], ...]:
+    """Return what ``request_started`` calls in the request's thread, if that is Django's own only.
+
+    That is to look after the thread's connections, which is as well done when the thread is first
+    needed: a request that needs none then waits for none. Return nothing where other receivers are
+    to be called, or Django is not as expected.
+    """
+    try:
+        receivers, asynchronous = request_started._live_receivers(sender)
+    except (AttributeError, TypeError, ValueError):
+        return ()
+    if asynchronous or any(each not in _OWN for each in receivers):
+        return ()
+    return tuple(partial(each, signal=request_started, sender=sender) for each in receivers)
 
 
 def close_all() -> None:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 
@@ -44,6 +44,10 @@ class RequestThread(Executor):
 
     def __init__(self) -> None:
         """Begin without a thread."""
+        #: Calls that begin the request in its thread, while nothing else was asked of the thread.
+        self.first: tuple[Callable[[], Any], ...] = ()
+        #: Whether what is submitted is known to be what ``first`` has, and need not be done now.
+        self.postpones = False
         self._worker: _Worker | None = None
         self._running: set[Future[Any]] = set()
         self._context = ThreadSensitiveContext()
@@ -77,12 +81,24 @@ class RequestThread(Executor):
         more threads.
         """
         future: Future[T] = Future()
+        if self.postpones:
+            future.set_result(cast("T", []))
+            return future
+        call: Callable[[], T] = partial(fn, *args, **kwargs)
         if self._worker is None:
             self._worker = _take()
+            if self.first:
+                call = partial(_after, self.first, call)
         self._running.add(future)
         future.add_done_callback(self._running.discard)
-        self._worker.calls.put((future, partial(fn, *args, **kwargs)))
+        self._worker.calls.put((future, call))
         return future
+
+
+def _after(first: tuple[Callable[[], Any], ...], call: Callable[[], T]) -> T:
+    for each in first:
+        each()
+    return call()
 
 
 class _Worker:
