@@ -124,6 +124,12 @@ def is_job_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def progress_head(done: float, total: float | None) -> bytes:
+    """Return the event of a progress, encoded up to its id."""
+    # NaN and infinity are no JSON, and a page could not read them.
+    return encode_head(json.dumps({"done": done, "total": total}, allow_nan=False), "progress")
+
+
 def decode(message: Message) -> Job:
     """Return the record in a message."""
     [event] = EventDecoder().feed(message.encode())

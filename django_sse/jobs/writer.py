@@ -18,9 +18,8 @@ from django_sse.topics.publishing import Words
 from django_sse.wire.events import ServerSentEvent, check_fields, encode_head, encode_tail
 from django_sse.wire.serialization import SerializerClass, evaluated, look_through
 
-from .records import Ending, find
+from .records import Ending, find, progress_head
 from .run import Run
-from .view import progress_head
 
 T = TypeVar("T")
 
