@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sse.brokers.base import FIRST, INTERNAL, EventId, Listener, Message
+from django_sse.brokers.base import FIRST, INTERNAL, LAST, EventId, Listener, Message
 from django_sse.conf import conf
 from django_sse.exceptions import BrokerError
 from django_sse.topics.hub import get_hub
@@ -151,6 +151,22 @@ async def find(job_id: str) -> Job | None:
     """
     found = await newest_message(record_topic(job_id))
     return None if found is None else decode(found)
+
+
+async def find_last_event(job: Job) -> tuple[EventId, bytes] | None:
+    """Return the id and the bytes of a job's last event, or ``None`` where it has not ended.
+
+    The event itself counts: the record tells of the end a moment later. Raises what ``find()`` does.
+    """
+    newest = await newest_message(job.topic)
+    if newest is not None:
+        return (newest.id, newest.encode()) if newest.key == LAST else None
+    # The broker keeps no event of the job any more.
+    found = await find(job.id)
+    if found is None or found.end is None:
+        return None
+    ending: Any = found.state
+    return found.end, b"%bid: %d-%d\n\n" % (found.last_event(ending), *found.end)
 
 
 async def newest_message(topic: str) -> Message | None:

@@ -12,7 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from rest_framework.exceptions import NotFound
 
-from django_sse.brokers.base import FIRST, LAST, EventId
+from django_sse.brokers.base import FIRST, EventId
 from django_sse.conf import conf
 from django_sse.connection.stream import defines
 from django_sse.connection.users import is_authenticated, user_key
@@ -27,7 +27,7 @@ from django_sse.wire.serialization import check_serializer, is_proxy
 
 from . import watch
 from .background import background
-from .records import ENDINGS, EVENTS, Ending, Job, find, is_job_id, newest_message, progress_head
+from .records import ENDINGS, EVENTS, Ending, Job, find, find_last_event, is_job_id, progress_head
 from .run import Run, ask_to_end, new_run
 from .starting import find_started, id_of_key, start, stored_event
 
@@ -315,10 +315,9 @@ class JobView(SSEView[T], base=True):
         """Return whether the event that the client has seen was the last one."""
         if job.ended or seen <= job.start:
             return seen == job.end
-        # The record tells of the end a moment after the event was stored, and nothing more would
-        # come for this client.
-        newest = await newest_message(job.topic)
-        return newest is not None and newest.id == seen and newest.key == LAST
+        # Nothing more would come for this client.
+        last = await find_last_event(job)
+        return last is not None and last[0] == seen
 
     async def _find(self, job_id: str | None) -> Job | None:
         if job_id is None and shows_page(self.request):
@@ -408,12 +407,13 @@ class JobView(SSEView[T], base=True):
             await self._send_missed_end(self.job)
 
     async def _send_missed_end(self, job: Job) -> None:
-        now = await find(job.id)
-        if now is not None and now.end is not None and self.is_open and self._outbox is not None:
-            state: Any = now.state
-            head = now.last_event(state)
-            self._outbox.put(b"%bid: %d-%d\n\n" % (head, *now.end))
-            self.end("completed")
+        last = await find_last_event(job)
+        # Where it is newer than the snapshot, the hub delivers it, after the events before it.
+        if last is not None and self._outbox is not None and self._subscription is not None:
+            end, block = last
+            if self.is_open and end <= self._subscription.cursor:
+                self._outbox.put(block)
+                self.end("completed")
 
     def wind_up(self, reason: str) -> None:
         """End the stream as ``SSEView`` does, and the watch over the job."""
