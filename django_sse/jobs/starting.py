@@ -12,7 +12,7 @@ from django.utils.crypto import salted_hmac
 from rest_framework.exceptions import APIException, ParseError
 
 from django_sse.connection.tasks import settle
-from django_sse.exceptions import InvalidEvent
+from django_sse.exceptions import BrokerError, InvalidEvent
 from django_sse.handshake.limits import ComeBackLater
 from django_sse.wire.events import ServerSentEvent
 
@@ -131,6 +131,15 @@ async def _start(
     try:
         await begin(created)
     except BaseException:
-        await end(created, "failed")
+        try:
+            await end(created, "failed")
+        except BrokerError:
+            # Do not raise it: the caller would take the error of begin() for a broker that is away.
+            logger.warning(
+                "The end of the job %s could not be told. Its clients are told that it failed, once "
+                "its lease is over.",
+                created.id,
+                exc_info=True,
+            )
         raise
     return created
