@@ -232,9 +232,11 @@ class _Thread:
 
     def close(self) -> None:
         """End the thread, and all that its loop holds."""
-        self.call(close_idle_hub())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        try:
+            self.call(close_idle_hub())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
