@@ -17,6 +17,7 @@ from django_sse.connection.shutdown import shutdown
 from django_sse.connection.tasks import LAST_PATIENCE, settle, stop
 from django_sse.connection.threads import Lane, pool
 from django_sse.exceptions import JobCancelled
+from django_sse.handshake.response import current_exchange
 
 from .records import Ending, Job
 from .run import Run, end_now
@@ -45,6 +46,8 @@ class _Work:
         # The work keeps the request's context variables: its language, its time zone.
         context = contextvars.copy_context()
         self._lane.adopt(context)
+        # The exchange would keep the server's connection in memory, long after the client has left.
+        context.run(current_exchange.set, None)
         self.task = self.loop.create_task(self._perform(), context=context)
 
     def cancel(self) -> None:
