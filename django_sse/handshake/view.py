@@ -331,7 +331,8 @@ class Handshake(APIView, Stream):
     ) -> tuple[BaseRenderer, str]:
         """Refuse with 406 a client that accepts neither an event stream nor, as a browser, its page.
 
-        Errors are rendered as JSON, and as a page of DRF's browsable API for who gets the page.
+        Errors are rendered as JSON. Clients that get the page get them as a page of DRF's browsable
+        API.
         """
         renderer: BaseRenderer = JSONRenderer()
         media_type = renderer.media_type

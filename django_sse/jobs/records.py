@@ -18,7 +18,8 @@ from django_sse.exceptions import BrokerError
 from django_sse.topics.hub import get_hub
 from django_sse.wire.events import EventDecoder, encode_head
 
-#: What a job may be: waiting for its task; at work; at work and asked to end; or one of the three ends.
+#: The states of a job: it waits for its task, it is worked on, it is worked on and shall end, or it
+#: has ended in one of three ways.
 State = Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
 #: The ends of a job.
 Ending = Literal["done", "failed", "cancelled"]
@@ -52,7 +53,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{16,100}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is known of a job, as of the newest record that the broker has.
+    """A job, as its newest record in the broker describes it.
 
     ``owner`` is the primary key of the user who started it, as text, or ``None``; ``view`` is the
     dotted path of its view's class; ``ended_at`` is in seconds since the epoch.
@@ -62,10 +63,11 @@ class Job:
     view: str
     owner: str | None
     state: State
-    #: Names the work, and counts it: a task that runs again is another one, with a higher number.
+    #: The name and the number of the work. A task that runs again has another name and a higher
+    #: number.
     run: str = ""
     attempt: int = 0
-    #: Seconds for which nothing need be heard of it.
+    #: Seconds after which the job counts as dead if it has no newer record.
     lease: float = 0.0
     #: The id after which its events come, and the id of its last event.
     start: EventId = FIRST

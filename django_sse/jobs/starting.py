@@ -136,8 +136,8 @@ async def _start(
         except BrokerError:
             # Do not raise it: the caller would take the error of begin() for a broker that is away.
             logger.warning(
-                "The end of the job %s could not be told. Its clients are told that it failed, once "
-                "its lease is over.",
+                "The end of the job %s could not be stored. Its clients get the end 'failed' when "
+                "its lease runs out.",
                 created.id,
                 exc_info=True,
             )

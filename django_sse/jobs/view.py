@@ -36,7 +36,7 @@ HEADER = "SSE-Job"
 #: More events than any history has.
 _ALL = 1_000_000
 
-#: What ``SSEView`` has and a job has no use for, and what a job does instead.
+#: Attributes of ``SSEView`` that a job does not use, and what a job does instead.
 _UNUSED = {
     "stream": "sends what work() sends",
     "topics": "follows the topic of its job; add others in get_topics(), beside super()'s",
@@ -58,16 +58,16 @@ class JobView(SSEView[T], base=True):
     the older ones gets a ``reset`` first, and then ``snapshot()``, or without one the events that
     are left.
 
-    Only who started it may read and cancel it: the same user, or for an anonymous client who knows
-    the id. ``has_job_permission()`` decides.
+    Only the user who started a job may read and cancel it. The job of an anonymous client is open
+    to every client that knows its id. ``has_job_permission()`` decides.
     """
 
     http_method_names = ["get", "post", "delete", "head", "options"]
 
     #: Seconds, or a ``timedelta``, for which a job that has ended can be read.
     keep: float | timedelta = 3600
-    #: Seconds, or a ``timedelta``, for which a job may wait for its task to begin; it has failed
-    #: then.
+    #: Seconds, or a ``timedelta``, for which a job may wait for its task to begin. After that, it
+    #: fails.
     queue_timeout: float | timedelta = 3600
 
     #: What the request's serializer has validated, where the view has a ``serializer_class``.
@@ -180,7 +180,7 @@ class JobView(SSEView[T], base=True):
         return key or None
 
     async def has_job_permission(self, job: Job) -> bool:
-        """Return whether the client may read and cancel a job; without it, it gets 404.
+        """Return whether the client may read and cancel a job; otherwise, it gets 404.
 
         By default, a user's job is for that user; the one of an anonymous client is for all who
         know its id.

@@ -31,14 +31,14 @@ class JobWriter:
 
     Use it in a ``with`` block, or in an ``async with`` block in a coroutine. The job is ``done`` at
     the end of the block, ``failed`` where the block raises, and ``cancelled`` once it was
-    cancelled: then ``send()`` raises ``JobCancelled``, which ends at the block. Without a block, call
-    ``finish()`` or ``fail()``: until then, the lease is kept for as long as the process lives.
+    cancelled: then ``send()`` raises ``JobCancelled``, which does not leave the block. Without a
+    block, call ``finish()`` or ``fail()``: until then, the lease is kept while the process lives.
 
     A task that runs again, after its process died, goes on where the job has not ended; clients get
     a ``reset`` before its first event. Where the job has ended, ``cancelled`` is True.
 
-    Within a block of the synchronous kind, a thread keeps the lease. Events are sent at once: they do not wait for
-    the transaction of the database. One thread may use a writer at a time.
+    In a synchronous block, a thread keeps the lease. Events are sent at once: they do not wait for
+    the transaction of the database. Only one thread at a time may use a writer.
     """
 
     def __init__(self, job_id: str) -> None:

@@ -45,7 +45,7 @@ REMEMBERED = 10_000
 LINGER = 60.0
 #: How many results of related changes are kept for the groups that ask a moment later.
 READINGS = 100
-#: Seconds until a check that failed, as the database was away, is tried again.
+#: Seconds until a check is tried again that failed because the database was away.
 AGAIN = 1.0
 
 

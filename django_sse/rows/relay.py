@@ -49,7 +49,7 @@ class Relay(DatabaseThread):
 
     def _report(self, error: Exception) -> None:
         if not isinstance(error, Error | SSEError):
-            # Otherwise all streams would silently get nothing any more.
+            # Without this line, all streams would silently get no more changes.
             logger.error(
                 "Changes of the database %r cannot be published.", self.alias, exc_info=error
             )

@@ -36,4 +36,4 @@ async def test_broker_that_is_away_hides_no_error_of_a_start(
         assert stream.status_code == 500
     assert "Internal Server Error" in caplog.text
     assert "ValueError: no queue" in caplog.text
-    assert "could not be told" in caplog.text
+    assert "could not be stored" in caplog.text

@@ -637,7 +637,7 @@ async def test_work_fails_when_the_broker_stays_away(
     async with ask() as stream:
         await job_id(stream)
         Words.gate.release()
-        await eventually(lambda: "could not be told" in caplog.text)
+        await eventually(lambda: "could not be stored" in caplog.text)
         await stream.receive_nothing()
     assert "Words has failed" in caplog.text
 
