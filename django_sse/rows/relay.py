@@ -124,8 +124,11 @@ def follow(hub: Hub, user: object, aliases: Iterable[str]) -> list[Relay]:
             continue
         relay = relays.get(alias)
         if relay is None:
-            relay = relays[alias] = Relay(alias, asyncio.get_running_loop())
+            relay = Relay(alias, asyncio.get_running_loop())
             relay.start()
+            # Only now, since start() raises where the system has no more threads. Later streams
+            # would wait without end for a relay that does not run.
+            relays[alias] = relay
         relay.users.add(user)
         found.append(relay)
     return found
