@@ -206,9 +206,14 @@ class JobView(SSEView[T], base=True):
     async def progress(self, done: float, total: float | None = None) -> None:
         """Send ``event: progress`` with ``{"done": …, "total": …}``, from ``work()``.
 
-        Raises ``ValueError`` for a number that JSON does not know, and what ``send()`` does.
+        Raises ``RuntimeError`` elsewhere, ``ValueError`` for a number that JSON does not know, and
+        what ``send()`` does.
         """
-        assert self._run is not None, "progress() is for work()."
+        if self._run is None:
+            raise RuntimeError(
+                f"{type(self).__qualname__}.progress() sends to the clients of a job: call it in "
+                "work()."
+            )
         await self._run.publish(progress_head(done, total), key="progress")
 
     # The work, on a copy of the view without a connection.

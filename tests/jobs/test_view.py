@@ -642,6 +642,16 @@ async def test_work_fails_when_the_broker_stays_away(
     assert "Words has failed" in caplog.text
 
 
+async def test_progress_is_sent_in_work_only(caplog: pytest.LogCaptureFixture) -> None:
+    class Early(Words):
+        async def connect(self) -> None:
+            await self.progress(1, 2)
+
+    async with ask(view=Early) as stream:
+        assert stream.status_code == 500
+    assert "Early.progress() sends to the clients of a job: call it in work()." in caplog.text
+
+
 async def test_views_that_cannot_work() -> None:
     class Nothing(JobView):
         pass
