@@ -89,7 +89,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 def wait_for_port(port: int, seconds: float = 10) -> None:
-    """Return when somebody listens."""
+    """Return when the port accepts connections."""
     deadline = time.monotonic() + seconds
     while True:
         try:

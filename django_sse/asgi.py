@@ -147,7 +147,7 @@ class ASGIHandler(asgi.ASGIHandler):
         return turns.may_be_refused_here(scope)
 
     def resolve_request(self, request: HttpRequest) -> Any:
-        """Find the view; whatever is no stream may take as long as it likes."""
+        """Find the view. Where it opens no stream, end the turn: the view may take any time."""
         exchange = cast("_Exchange | None", current_exchange.get())
         resolved = None if exchange is None else exchange.resolved
         if resolved is not None and resolved.request is request:
@@ -407,7 +407,7 @@ class ViewHandler(ASGIHandler):
         self._middleware_chain = convert_exception_to_response(self._respond)
 
     def may_refuse(self, scope: Any) -> bool:
-        """Return that a request asks for a stream; what is around the router is no middleware."""
+        """Return True: every request here asks for a stream, and passes no middleware of Django."""
         return True
 
     def fill(self, request: Any) -> None:

@@ -59,7 +59,7 @@ async def serialize(request: HttpRequest) -> HttpResponse:
 
 
 async def collect(request: HttpRequest) -> HttpResponse:
-    """Collect garbage, so that what is left is held by somebody."""
+    """Collect garbage, so that all objects that are left are referenced."""
     return JsonResponse(gc.collect(), safe=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -23,29 +23,8 @@ from django_sse.wire.events import milliseconds
 from django_sse.wire.heartbeat import Heartbeat
 from django_sse.wire.serialization import check_serializer
 
-#: The attributes that are checked. A new one also gets a branch in ``check_attributes()``.
-CHECKED = (
-    "browsable",
-    "depends_on",
-    "events",
-    "groups",
-    "heartbeat",
-    "keep",
-    "max_connections_per_user",
-    "max_duration",
-    "outbox_limit",
-    "overflow",
-    "presence",
-    "queue_timeout",
-    "recheck_period",
-    "renderer_class",
-    "retry",
-    "rewind",
-    "serializer_classes",
-    "snapshot_page",
-    "topics",
-)
-
+#: Takes the name of a view's class, an attribute and its value; raises ``ImproperlyConfigured``.
+Check = Callable[[str, str, Any], None]
 
 #: The methods that a view defines as an ``async def``.
 HOOKS = (
@@ -113,90 +92,78 @@ def check_hooks(cls: type[Any], base: type[Any]) -> None:
 
 
 def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
-    """Raise ``ImproperlyConfigured`` for a wrong value of a view's attributes."""
+    """Raise ``ImproperlyConfigured`` for a wrong value of a view's attributes.
+
+    ``name`` is that of the view's class.
+    """
     for attribute, value in attributes.items():
-        where = f"{name}.{attribute}"
         if attribute in HOOKS or attribute in RESERVED:
             raise ImproperlyConfigured(
                 f"{name}.as_view() takes attributes, and {attribute} is none: define it in a subclass."
             )
-        if hasattr(value, "__get__"):
-            continue  # A property has its value on a connection only.
-        if attribute == "serializer_classes":
-            if not isinstance(value, Mapping):
-                raise ImproperlyConfigured(
-                    f"{where} must be a dict of types and serializer classes, got {value!r}. "
-                    "Write {Order: OrderSerializer}."
-                )
-            for given, serializer_class in value.items():
-                if not isinstance(given, type):
-                    raise ImproperlyConfigured(
-                        f"{where} must have types as its keys, got {given!r}. Import the class."
-                    )
-                check_serializer(where, serializer_class)
-        elif attribute == "renderer_class":
-            if not isinstance(value, FromSettings):
-                check_renderer(where, value)
-        elif attribute == "depends_on":
-            if not isinstance(value, Mapping):
-                raise ImproperlyConfigured(
-                    f"{where} must be a dict of models and paths, got {value!r}. Write "
-                    '{Customer: "order_set"}.'
-                )
-        elif attribute == "snapshot_page" and not (type(value) is int and value > 0):
+        check = CHECKED.get(attribute)
+        # A property has its value on a connection only.
+        if check is not None and not hasattr(value, "__get__"):
+            check(name, attribute, value)
+
+
+def _must_be(what: str, is_right: Callable[[Any], bool], hint: str = "") -> Check:
+    """Return a check whose error says what a value must be, and gives a hint."""
+
+    def check(name: str, attribute: str, value: Any) -> None:
+        if not is_right(value):
+            text = f"{name}.{attribute} must be {what}, got {value!r}."
+            raise ImproperlyConfigured(f"{text} {hint}" if hint else text)
+
+    return check
+
+
+def _check_events(name: str, attribute: str, value: Any) -> None:
+    if value is not None:
+        Declaration(name, value)
+
+
+def _check_groups(name: str, attribute: str, value: Any) -> None:
+    if value:
+        check_groups(f"{name}.{attribute}", value)
+
+
+def _check_renderer_class(name: str, attribute: str, value: Any) -> None:
+    if not isinstance(value, FromSettings):
+        check_renderer(f"{name}.{attribute}", value)
+
+
+def _check_retry(name: str, attribute: str, value: Any) -> None:
+    try:
+        if value is not None:
+            milliseconds(value)
+    except InvalidEvent as error:
+        raise ImproperlyConfigured(f"{name}.{attribute}: {error}") from error
+
+
+def _check_serializer_classes(name: str, attribute: str, value: Any) -> None:
+    where = f"{name}.{attribute}"
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(
+            f"{where} must be a dict of types and serializer classes, got {value!r}. "
+            "Write {Order: OrderSerializer}."
+        )
+    for given, serializer_class in value.items():
+        if not isinstance(given, type):
             raise ImproperlyConfigured(
-                f"{where} must be a whole number of rows above 0, got {value!r}."
+                f"{where} must have types as its keys, got {given!r}. Import the class."
             )
-        elif attribute == "browsable" and value not in (None, False, True):
-            raise ImproperlyConfigured(f"{where} must be True, False or None, got {value!r}.")
-        elif attribute == "events" and value is not None:
-            Declaration(name, value)
-        elif attribute == "groups" and value:
-            check_groups(where, value)
-        elif attribute == "heartbeat":
-            if not isinstance(value, Heartbeat | FromSettings | None):
-                raise ImproperlyConfigured(
-                    f"{where} must be a Heartbeat or None, got {value!r}. Write "
-                    "Heartbeat(period=…), in seconds."
-                )
-        elif attribute == "retry" and value is not None:
-            try:
-                milliseconds(value)
-            except InvalidEvent as error:
-                raise ImproperlyConfigured(f"{where}: {error}") from error
-        elif attribute == "topics" and value:
-            check_several_topics(where, value)
-            try:
-                check_topics(value)
-            except InvalidTopic as error:
-                raise ImproperlyConfigured(f"{where}: {error}") from error
-        elif attribute == "overflow" and value not in OVERFLOWS:
-            raise ImproperlyConfigured(
-                f"{where} must be one of {', '.join(map(repr, OVERFLOWS))}, got {value!r}."
-            )
-        elif attribute == "presence" and value not in (False, True):
-            raise ImproperlyConfigured(
-                f"{where} must be True or False, got {value!r}. Return some of the topics in "
-                "`async def get_presence(self)`."
-            )
-        elif attribute == "rewind" and not (type(value) is int and value >= 0):
-            raise ImproperlyConfigured(f"{where} must be a whole number from 0 on, got {value!r}.")
-        elif attribute in ("max_duration", "recheck_period") and not _is_duration(value):
-            raise ImproperlyConfigured(
-                f"{where} must be a number of seconds above 0, a timedelta or None, got {value!r}."
-            )
-        elif attribute == "keep" and (value is None or not _is_duration(value)):
-            raise ImproperlyConfigured(
-                f"{where} must be a number of seconds from 0 on, or a timedelta, got {value!r}."
-            )
-        elif attribute == "queue_timeout" and not (value and _is_duration(value)):
-            raise ImproperlyConfigured(
-                f"{where} must be a number of seconds above 0, or a timedelta, got {value!r}."
-            )
-        elif attribute in ("outbox_limit", "max_connections_per_user") and not _is_count(value):
-            raise ImproperlyConfigured(
-                f"{where} must be a whole number above 0 or None, got {value!r}."
-            )
+        check_serializer(where, serializer_class)
+
+
+def _check_topics(name: str, attribute: str, value: Any) -> None:
+    where = f"{name}.{attribute}"
+    if value:
+        check_several_topics(where, value)
+        try:
+            check_topics(value)
+        except InvalidTopic as error:
+            raise ImproperlyConfigured(f"{where}: {error}") from error
 
 
 def _is_duration(value: Any) -> bool:
@@ -210,3 +177,50 @@ def _is_duration(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return value is None or (type(value) is int and value > 0)
+
+
+_COUNT = _must_be("a whole number above 0 or None", _is_count)
+_DURATION = _must_be("a number of seconds above 0, a timedelta or None", _is_duration)
+
+#: The attributes that are checked, and the check of each.
+CHECKED: Mapping[str, Check] = {
+    "browsable": _must_be("True, False or None", lambda it: it in (None, False, True)),
+    "depends_on": _must_be(
+        "a dict of models and paths",
+        lambda it: isinstance(it, Mapping),
+        'Write {Customer: "order_set"}.',
+    ),
+    "events": _check_events,
+    "groups": _check_groups,
+    "heartbeat": _must_be(
+        "a Heartbeat or None",
+        lambda it: isinstance(it, Heartbeat | FromSettings | None),
+        "Write Heartbeat(period=…), in seconds.",
+    ),
+    "keep": _must_be(
+        "a number of seconds from 0 on, or a timedelta",
+        lambda it: it is not None and _is_duration(it),
+    ),
+    "max_connections_per_user": _COUNT,
+    "max_duration": _DURATION,
+    "outbox_limit": _COUNT,
+    "overflow": _must_be(f"one of {', '.join(map(repr, OVERFLOWS))}", lambda it: it in OVERFLOWS),
+    "presence": _must_be(
+        "True or False",
+        lambda it: it in (False, True),
+        "Return some of the topics in `async def get_presence(self)`.",
+    ),
+    "queue_timeout": _must_be(
+        "a number of seconds above 0, or a timedelta",
+        lambda it: bool(it) and _is_duration(it),
+    ),
+    "recheck_period": _DURATION,
+    "renderer_class": _check_renderer_class,
+    "retry": _check_retry,
+    "rewind": _must_be("a whole number from 0 on", lambda it: type(it) is int and it >= 0),
+    "serializer_classes": _check_serializer_classes,
+    "snapshot_page": _must_be(
+        "a whole number of rows above 0", lambda it: type(it) is int and it > 0
+    ),
+    "topics": _check_topics,
+}

@@ -8,7 +8,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
 
-#: What an HTML form and JSON call a field, by the class of the serializer's.
+#: The kind of a form's field, by the class of the serializer's field.
 _WIDGETS: tuple[tuple[type[serializers.Field[Any, Any, Any, Any]], str], ...] = (
     (serializers.BooleanField, "checkbox"),
     (serializers.MultipleChoiceField, "choices"),

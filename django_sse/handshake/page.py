@@ -159,7 +159,7 @@ def _stream_address(request: Request) -> str:
 
 
 def _heartbeat(view: Any) -> dict[str, Any] | None:
-    """Return by what the page knows a heartbeat: the fields of its event, as far as they are fixed."""
+    """Return the fields by which the page recognizes a heartbeat, as far as they are fixed."""
     heartbeat = view._own_heartbeat()
     if not heartbeat:
         return None

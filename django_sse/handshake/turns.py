@@ -24,7 +24,7 @@ from django_sse.monitoring.metrics import counters
 from django_sse.servers.base import Send
 from django_sse.wire.events import CONTENT_TYPE, encode_fields
 
-#: Seconds in line, after which those who come are told to come back later.
+#: If the first in line has waited for so many seconds, new clients are told to come back later.
 WAIT_SECONDS = 5.0
 #: The next in line begins when the event loop has gone round so often since the last one began, about
 #: as often as a handshake needs, or after so many seconds. Otherwise many would progress in the
@@ -72,14 +72,14 @@ class Line:
         self._most = 1
         self._under_way = 0
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
-        # When the last one began, and how often the loop has gone round since somebody waits.
+        # When the last one began, and how often the loop has gone round since the first one waits.
         self._begun = 0.0
         self._rounds = 0
         self._counting = False
 
     @property
     def is_overrun(self) -> bool:
-        """Whether the first in line has waited for so long that nobody else should begin to."""
+        """Whether the first in line has waited for so long that no other request should join it."""
         return bool(self._waiting) and self._loop.time() - self._waiting[0][0] > WAIT_SECONDS
 
     async def turn(self, most: int) -> Turn:
@@ -107,7 +107,7 @@ class Line:
         self._count()
 
     def _count(self) -> None:
-        """Let the next in line begin in time, if there are such."""
+        """Let the next in line begin in time, where a request waits."""
         if self._waiting and self._under_way < self._most and not self._counting:
             self._counting = True
             self._loop.call_soon(self._round, context=Context())
@@ -148,7 +148,7 @@ def line_for(scope: Any) -> Line | None:
 def may_be_refused_here(scope: Any) -> bool:
     """Return whether a request can be told to come back without the help of any middleware.
 
-    Pages of other sites need the headers of CORS: for them, an answer without is final.
+    Pages of other sites need the headers of CORS: without them, an ``EventSource`` gives up.
     """
     if any(name == b"origin" for name, _ in scope["headers"]):
         return False

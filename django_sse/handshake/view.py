@@ -168,22 +168,38 @@ class Handshake(APIView, Stream):
             # get it.
             async with get_hub().heeding():
                 orders = newest_order()
-                if not (
-                    can_run_inline(self, request) and self._admit_at_once(request, *args, **kwargs)
-                ):
-                    response = await sync_to_async(self._admit)(request, *args, **kwargs)
-                    if response is not None:
-                        return response
-                if shows_page(self.request):
-                    return await self._show_page(request)
-                try:
-                    take_place(self, self.request)
-                except ComeBackLater as refusal:
-                    return await self._refuse_for_now(request, refusal)
+                answer = await self._answer_without_stream(request, *args, **kwargs)
+            if answer is None:
+                answer = await self._answer_with_stream(request, orders)
         except BaseException:
+            # It does nothing for a stream that was abandoned already.
             await self.abandon("error")
             raise
+        return answer
+
+    async def _answer_without_stream(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase | None:
+        """Return a refusal or the page, or ``None`` when the stream has its place."""
+        if not (can_run_inline(self, request) and self._admit_at_once(request, *args, **kwargs)):
+            response = await sync_to_async(self._admit)(request, *args, **kwargs)
+            if response is not None:
+                return response
+        if shows_page(self.request):
+            return await self._show_page(request)
         try:
+            take_place(self, self.request)
+        except ComeBackLater as refusal:
+            return await self._refuse_for_now(request, refusal)
+        return None
+
+    async def _answer_with_stream(self, request: HttpRequest, orders: int) -> HttpResponseBase:
+        """Run ``connect()``, and return the response of the stream, or of its refusal.
+
+        ``orders`` is the number of the newest order to end streams, from before the authentication.
+        """
+        try:
+            exchange = current_exchange.get()
             if exchange is not None:
                 # From here on, the view may wait for whatever it likes.
                 exchange.end_turn()
@@ -315,7 +331,8 @@ class Handshake(APIView, Stream):
     ) -> tuple[BaseRenderer, str]:
         """Refuse with 406 a client that accepts neither an event stream nor, as a browser, its page.
 
-        Errors are rendered as JSON, and as a page of DRF's browsable API for who gets the page.
+        Errors are rendered as JSON. Clients that get the page get them as a page of DRF's browsable
+        API.
         """
         renderer: BaseRenderer = _JSON
         media_type = renderer.media_type

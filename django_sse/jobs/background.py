@@ -1,4 +1,4 @@
-"""The jobs that this process works on itself: so many at once, and ended before the process ends."""
+"""The jobs that this process works on itself: how many they may be, and how the process ends them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from django_sse.connection.shutdown import shutdown
 from django_sse.connection.tasks import LAST_PATIENCE, settle, stop
 from django_sse.connection.threads import Lane, pool
 from django_sse.exceptions import JobCancelled
+from django_sse.handshake.response import current_exchange
 
 from .records import Ending, Job
 from .run import Run, end_now
 
 logger = logging.getLogger("django_sse")
 
-#: The longest time, in seconds, that an ending process takes to tell the broker of the end of all
-#: jobs that its event loops left behind.
+#: Seconds that an ending process takes at most to report the end of all jobs that its event loops
+#: left behind.
 REPORT_SECONDS = 1.0
 
 
@@ -38,19 +39,21 @@ class _Work:
         # Whether the process ends, and the work with it.
         self._ends = False
         self._begun = False
-        # Done when the work has ended. The task then only has to tell of the end.
+        # Done when the work has ended. After that, the task only reports the end.
         self._worked: asyncio.Future[None] = self.loop.create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._lane: Lane = pool.lease()
         # The work keeps the request's context variables: its language, its time zone.
         context = contextvars.copy_context()
         self._lane.adopt(context)
+        # The exchange would keep the server's connection in memory, long after the client has left.
+        context.run(current_exchange.set, None)
         self.task = self.loop.create_task(self._perform(), context=context)
 
     def cancel(self) -> None:
         """End the work with its process."""
         self._ends = True
-        # A task that is cancelled before its first turn would never run, and could not tell of the
+        # A task that is cancelled before its first turn would never run, and could not report the
         # job's end.
         if self._begun:
             self.task.cancel()
@@ -59,8 +62,8 @@ class _Work:
         self._stopping = self.loop.create_task(self._stop(), context=contextvars.Context())
 
     async def _stop(self) -> None:
-        # Do not cancel the rest of the task: it tells the clients of the end, and tries again for
-        # as long as the broker is away.
+        # Do not cancel the rest of the task: it sends the end to the clients, and tries again while
+        # the broker is away.
         if not await stop(self.task, until=self._worked):
             job = self.run.job
             logger.warning(
@@ -69,7 +72,7 @@ class _Work:
                 job.id,
                 job.view,
             )
-            # Its clients have waited for long enough.
+            # End the job for its clients, although the work goes on.
             await self.run.close("cancelled")
 
     async def _perform(self) -> None:
@@ -145,7 +148,7 @@ class Background:
     def begin(self, job: Job, work: Callable[[Run], Coroutine[Any, Any, None]]) -> None:
         """Work on a job in a task, with the context variables and the pool of threads of a stream.
 
-        The process owns the task. It cancels it, and tells of its end, when it shuts down.
+        The process owns the task. When it shuts down, it cancels the task, which reports its end.
         """
         if self not in shutdown.also:
             shutdown.also.append(self)
@@ -170,9 +173,9 @@ class Background:
             await settle(work.task, shutdown.seconds_left() or LAST_PATIENCE)
 
     def report_ends(self) -> None:
-        """Tell the end of jobs whose event loop was stopped before they could do it themselves.
+        """Report the end of jobs whose event loop was stopped before they could report it.
 
-        Daphne stops its event loop so.
+        Daphne stops its event loop like this.
         """
         deadline = time.monotonic() + REPORT_SECONDS
         for work in list(self._works.values()):
@@ -182,7 +185,7 @@ class Background:
                     end_now(run.job, "cancelled" if run.cancelled else "failed", timeout=left)
             except Exception:
                 # The processes whose clients follow the job end it once its lease is over.
-                logger.debug("The end of a job could not be told.", exc_info=True)
+                logger.debug("The end of a job could not be stored.", exc_info=True)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> list[_Work]:
         return [work for work in self._works.values() if work.loop is loop]

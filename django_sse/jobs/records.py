@@ -12,13 +12,14 @@ from typing import Any, Literal, TypedDict
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sse.brokers.base import FIRST, INTERNAL, EventId, Listener, Message
+from django_sse.brokers.base import FIRST, INTERNAL, LAST, EventId, Listener, Message
 from django_sse.conf import conf
 from django_sse.exceptions import BrokerError
 from django_sse.topics.hub import get_hub
 from django_sse.wire.events import EventDecoder, encode_head
 
-#: What a job may be: waiting for its task; at work; at work and asked to end; or one of the three ends.
+#: The states of a job: it waits for its task, it is worked on, it is worked on and shall end, or it
+#: has ended in one of three ways.
 State = Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
 #: The ends of a job.
 Ending = Literal["done", "failed", "cancelled"]
@@ -52,7 +53,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{16,100}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is known of a job, as of the newest record that the broker has.
+    """A job, as its newest record in the broker describes it.
 
     ``owner`` is the primary key of the user who started it, as text, or ``None``; ``view`` is the
     dotted path of its view's class; ``ended_at`` is in seconds since the epoch.
@@ -62,10 +63,11 @@ class Job:
     view: str
     owner: str | None
     state: State
-    #: Names the work, and counts it: a task that runs again is another one, with a higher number.
+    #: The name and the number of the work. A task that runs again has another name and a higher
+    #: number.
     run: str = ""
     attempt: int = 0
-    #: Seconds for which nothing need be heard of it.
+    #: Seconds after which the job counts as dead if it has no newer record.
     lease: float = 0.0
     #: The id after which its events come, and the id of its last event.
     start: EventId = FIRST
@@ -124,6 +126,12 @@ def is_job_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def progress_head(done: float, total: float | None) -> bytes:
+    """Return the event of a progress, encoded up to its id."""
+    # NaN and infinity are no JSON, and a page could not read them.
+    return encode_head(json.dumps({"done": done, "total": total}, allow_nan=False), "progress")
+
+
 def decode(message: Message) -> Job:
     """Return the record in a message."""
     [event] = EventDecoder().feed(message.encode())
@@ -145,6 +153,22 @@ async def find(job_id: str) -> Job | None:
     """
     found = await newest_message(record_topic(job_id))
     return None if found is None else decode(found)
+
+
+async def find_last_event(job: Job) -> tuple[EventId, bytes] | None:
+    """Return the id and the bytes of a job's last event, or ``None`` where it has not ended.
+
+    The event itself counts: the record tells of the end a moment later. Raises what ``find()`` does.
+    """
+    newest = await newest_message(job.topic)
+    if newest is not None:
+        return (newest.id, newest.encode()) if newest.key == LAST else None
+    # The broker keeps no event of the job any more.
+    found = await find(job.id)
+    if found is None or found.end is None:
+        return None
+    ending: Any = found.state
+    return found.end, b"%bid: %d-%d\n\n" % (found.last_event(ending), *found.end)
 
 
 async def newest_message(topic: str) -> Message | None:

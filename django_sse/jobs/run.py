@@ -1,4 +1,4 @@
-"""The work on a job, as the process sees it that does it: its events, its lease, and its end."""
+"""The work on a job, in the process that does it: its events, its lease, and its end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def create(job: Job, *, once: bool) -> Job | None:
 
 
 async def end(job: Job, ending: Ending) -> None:
-    """End a job: its last event goes to its clients, and its record tells of it.
+    """End a job: send its last event to its clients, and store the record of its end.
 
     Where several processes end a job at once, the first one counts. Raises ``PublishFailed``.
     """
@@ -150,7 +150,7 @@ class Run:
         )
         await self._renew()
         if before.state == "running":
-            # What the work before has sent is void.
+            # The new work begins again: clients have to throw away the events of the work before.
             await self.publish(encode_head("{}", "reset"))
 
     async def publish(self, head: bytes, tail: bytes = b"", key: str | None = None) -> None:
@@ -203,7 +203,7 @@ class Run:
         return True
 
     async def close(self, ending: Ending) -> None:
-        """Stop to keep the lease, and end the job as ``ending`` unless it is another's by now."""
+        """Stop renewing the lease, and end the job, unless other work has taken it over."""
         self._closed = True
         if self._renewing is not None:
             await stop(self._renewing)
@@ -222,8 +222,8 @@ class Run:
             except PublishFailed:
                 if loop.time() >= deadline:
                     logger.warning(
-                        "The end of the job %s could not be told. Its clients are told that it "
-                        "failed, once its lease is over.",
+                        "The end of the job %s could not be stored. Its clients get the end "
+                        "'failed' when its lease runs out.",
                         self.job.id,
                         exc_info=True,
                     )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import json
-import logging
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -13,13 +10,11 @@ from typing import Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.crypto import salted_hmac
-from rest_framework.exceptions import APIException, NotFound, ParseError
+from rest_framework.exceptions import NotFound
 
-from django_sse.brokers.base import FIRST, LAST, EventId
+from django_sse.brokers.base import FIRST, EventId
 from django_sse.conf import conf
 from django_sse.connection.stream import defines
-from django_sse.connection.tasks import settle
 from django_sse.connection.users import is_authenticated, user_key
 from django_sse.exceptions import BrokerError, InvalidEvent, StreamFinished
 from django_sse.handshake.limits import ComeBackLater
@@ -32,34 +27,21 @@ from django_sse.wire.serialization import check_serializer, is_proxy
 
 from . import watch
 from .background import background
-from .records import ENDINGS, EVENTS, Ending, Job, find, is_job_id, newest_message
-from .run import Run, ask_to_end, create, end, new_run
-
-logger = logging.getLogger("django_sse")
+from .records import ENDINGS, EVENTS, Ending, Job, find, find_last_event, is_job_id, progress_head
+from .run import Run, ask_to_end, new_run
+from .starting import find_started, id_of_key, start, stored_event
 
 #: The header of the response with the job's id.
 HEADER = "SSE-Job"
-#: The least length of an anonymous client's ``Idempotency-Key``: a client that knows it can
-#: read the job.
-LEAST_KEY = 16
 #: More events than any history has.
 _ALL = 1_000_000
 
-
-#: What ``SSEView`` has and a job has no use for, and what a job does instead.
+#: Attributes of ``SSEView`` that a job does not use, and what a job does instead.
 _UNUSED = {
     "stream": "sends what work() sends",
     "topics": "follows the topic of its job; add others in get_topics(), beside super()'s",
     "rewind": "sends all events of its job that are kept",
 }
-
-
-class JobGone(APIException):
-    """Answered to a POST with the ``Idempotency-Key`` of a job that is not kept any more."""
-
-    status_code = 409
-    default_detail = "The job of this Idempotency-Key has ended, and is not kept any more."
-    default_code = "job_gone"
 
 
 class JobView(SSEView[T], base=True):
@@ -76,16 +58,16 @@ class JobView(SSEView[T], base=True):
     the older ones gets a ``reset`` first, and then ``snapshot()``, or without one the events that
     are left.
 
-    Only who started it may read and cancel it: the same user, or for an anonymous client who knows
-    the id. ``has_job_permission()`` decides.
+    Only the user who started a job may read and cancel it. The job of an anonymous client is open
+    to every client that knows its id. ``has_job_permission()`` decides.
     """
 
     http_method_names = ["get", "post", "delete", "head", "options"]
 
     #: Seconds, or a ``timedelta``, for which a job that has ended can be read.
     keep: float | timedelta = 3600
-    #: Seconds, or a ``timedelta``, for which a job may wait for its task to begin; it has failed
-    #: then.
+    #: Seconds, or a ``timedelta``, for which a job may wait for its task to begin. After that, it
+    #: fails.
     queue_timeout: float | timedelta = 3600
 
     #: What the request's serializer has validated, where the view has a ``serializer_class``.
@@ -198,7 +180,7 @@ class JobView(SSEView[T], base=True):
         return key or None
 
     async def has_job_permission(self, job: Job) -> bool:
-        """Return whether the client may read and cancel a job; without it, it gets 404.
+        """Return whether the client may read and cancel a job; otherwise, it gets 404.
 
         By default, a user's job is for that user; the one of an anonymous client is for all who
         know its id.
@@ -224,9 +206,14 @@ class JobView(SSEView[T], base=True):
     async def progress(self, done: float, total: float | None = None) -> None:
         """Send ``event: progress`` with ``{"done": …, "total": …}``, from ``work()``.
 
-        Raises ``ValueError`` for a number that JSON does not know, and what ``send()`` does.
+        Raises ``RuntimeError`` elsewhere, ``ValueError`` for a number that JSON does not know, and
+        what ``send()`` does.
         """
-        assert self._run is not None, "progress() is for work()."
+        if self._run is None:
+            raise RuntimeError(
+                f"{type(self).__qualname__}.progress() sends to the clients of a job: call it in "
+                "work()."
+            )
         await self._run.publish(progress_head(done, total), key="progress")
 
     # The work, on a copy of the view without a connection.
@@ -333,16 +320,15 @@ class JobView(SSEView[T], base=True):
         """Return whether the event that the client has seen was the last one."""
         if job.ended or seen <= job.start:
             return seen == job.end
-        # The record tells of the end a moment after the event was stored, and nothing more would
-        # come for this client.
-        newest = await newest_message(job.topic)
-        return newest is not None and newest.id == seen and newest.key == LAST
+        # Nothing more would come for this client.
+        last = await find_last_event(job)
+        return last is not None and last[0] == seen
 
     async def _find(self, job_id: str | None) -> Job | None:
         if job_id is None and shows_page(self.request):
             return None
         job = await find(job_id) if job_id is not None and is_job_id(job_id) else None
-        if job is None or not self._is_kept(job) or not await self._may_see(job):
+        if job is None or not job.is_kept(_seconds(self.keep)) or not await self._may_see(job):
             # The same answer for a job that does not exist and for one of another user.
             raise NotFound
         return job
@@ -352,12 +338,15 @@ class JobView(SSEView[T], base=True):
 
     async def _start(self) -> Job:
         """Start a job, or return the one that was started with the same ``Idempotency-Key``."""
-        key = self.get_idempotency_key()
-        job_id = secrets.token_hex(16) if key is None else self._id_of(key)
-        if key is not None and (job := await self._existing(job_id)) is not None:
-            return job
+        key, keep = self.get_idempotency_key(), _seconds(self.keep)
+        if key is None:
+            job_id = secrets.token_hex(16)
+        else:
+            job_id = id_of_key(key, view=self._label(), owner=self._owner())
+            if (job := await find_started(job_id, keep=keep)) is not None:
+                return job
         in_process = not defines(type(self), JobView, "enqueue")
-        given = Job(
+        new = Job(
             id=job_id,
             view=self._label(),
             owner=self._owner(),
@@ -366,83 +355,26 @@ class JobView(SSEView[T], base=True):
             lease=conf.job_lease if in_process else _seconds(self.queue_timeout),
             endings=self._endings(),
         )
-        # A view that only starts a task of another process defines no work().
-        if not defines(type(self), JobView, "work"):
-            return await self._started(given, once=key is not None)
-        with background.place(job_id) as place:
-            if not place:
-                raise ComeBackLater("This server works on as many jobs as it takes.", status=503)
-            return await self._started(given, once=key is not None)
+        return await start(
+            new,
+            self._begin_job,
+            once=key is not None,
+            keep=keep,
+            # A view that only starts a task of another process defines no work().
+            needs_place=defines(type(self), JobView, "work"),
+        )
 
-    async def _started(self, given: Job, *, once: bool) -> Job:
-        """Create a job and start its work, also where the client leaves meanwhile.
-
-        A client that sends its POST again shall not find a job that has failed, because the first
-        connection broke.
-        """
-        task = asyncio.get_running_loop().create_task(self._create(given, once=once))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await settle(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                logger.error("A job of %s could not be started.", given.view, exc_info=error)
-            raise
-
-    async def _create(self, given: Job, *, once: bool) -> Job:
-        created = await create(given, once=once)
-        if created is None:
-            job = await self._existing(given.id)
-            if job is None:
-                raise JobGone  # The broker still knows the key, but keeps the record no more.
-            return job
-        self.job = created
-        try:
-            await self._send_start(created)
-            await self.enqueue(created.id)
-        except BaseException:
-            await end(created, "failed")
-            raise
-        return created
-
-    async def _existing(self, job_id: str) -> Job | None:
-        job = await find(job_id)
-        if job is not None and not self._is_kept(job):
-            raise JobGone
-        return job
-
-    async def _send_start(self, job: Job) -> None:
+    async def _begin_job(self, job: Job) -> None:
+        self.job = job
         if (event := self.start_event(job.id)) is not None:
-            text, name = self._as_stored(event)
+            text, name = stored_event(event, self._serialized)
             await Run(job).publish(encode_head(text, name))
+        await self.enqueue(job.id)
 
     def _endings(self) -> dict[str, tuple[str | None, str | None]]:
         if not defines(type(self), JobView, "end_event"):
             return {}
-        return {ending: self._as_stored(self.end_event(ending)) for ending in ENDINGS}
-
-    def _as_stored(self, event: ServerSentEvent) -> tuple[str | None, str | None]:
-        for name in ("id", "retry", "comments"):
-            if (value := getattr(event, name)) is not None:
-                raise InvalidEvent(
-                    f"The first and the last event of a job must have no {name}, got {value!r}: a "
-                    "job stores their data and their name. Send others in work().",
-                    field=name,
-                    value=value,
-                )
-        data: Any = event.data
-        text = data if data is None or isinstance(data, str) else self._serialized(data)
-        return text, event.event
-
-    def _id_of(self, key: str) -> str:
-        owner = self._owner()
-        if owner is None and len(key) < LEAST_KEY:
-            raise ParseError(
-                f"The Idempotency-Key of an anonymous client must have at least {LEAST_KEY} "
-                "characters, at random: who knows it can read the job."
-            )
-        value = json.dumps([self._label(), owner, key])
-        return salted_hmac("django_sse.jobs", value, algorithm="sha256").hexdigest()[:32]
+        return {it: stored_event(self.end_event(it), self._serialized) for it in ENDINGS}
 
     def _owner(self) -> str | None:
         return user_key(self.user) if is_authenticated(self.user) else None
@@ -450,9 +382,6 @@ class JobView(SSEView[T], base=True):
     @classmethod
     def _label(cls) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
-
-    def _is_kept(self, job: Job) -> bool:
-        return job.is_kept(_seconds(self.keep))
 
     def _seen(self) -> EventId | None:
         seen = self.last_event_id
@@ -483,24 +412,19 @@ class JobView(SSEView[T], base=True):
             await self._send_missed_end(self.job)
 
     async def _send_missed_end(self, job: Job) -> None:
-        now = await find(job.id)
-        if now is not None and now.end is not None and self.is_open and self._outbox is not None:
-            state: Any = now.state
-            head = now.last_event(state)
-            self._outbox.put(b"%bid: %d-%d\n\n" % (head, *now.end))
-            self.end("completed")
+        last = await find_last_event(job)
+        # Where it is newer than the snapshot, the hub delivers it, after the events before it.
+        if last is not None and self._outbox is not None and self._subscription is not None:
+            end, block = last
+            if self.is_open and end <= self._subscription.cursor:
+                self._outbox.put(block)
+                self.end("completed")
 
     def wind_up(self, reason: str) -> None:
         """End the stream as ``SSEView`` does, and the watch over the job."""
         if self._watching and self.job is not None:
             watch.unfollow(self.job.id)
         super().wind_up(reason)
-
-
-def progress_head(done: float, total: float | None) -> bytes:
-    """Return the event of a progress, encoded up to its id."""
-    # NaN and infinity are no JSON, and a page could not read them.
-    return encode_head(json.dumps({"done": done, "total": total}, allow_nan=False), "progress")
 
 
 def _seconds(duration: float | timedelta) -> float:

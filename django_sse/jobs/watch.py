@@ -20,7 +20,7 @@ logger = logging.getLogger("django_sse")
 
 
 class Watch:
-    """Fails a job once nothing was heard of it for as long as its lease.
+    """Ends a job as failed if it gets no new record for as long as its lease.
 
     It asks the broker after two thirds of the lease and at its end. Both answers must come at once
     and know of nothing new. One answer is not enough: the broker may have been away until then, and
@@ -34,10 +34,10 @@ class Watch:
         self.followers = 0
         self._job = job
         self._listener = TopicListener(record_topic(job.id), self._hear)
-        # When something was heard last, and what; the time is that of the event loop.
+        # When the last sign of life came, in the event loop's time.
         self._heard = asyncio.get_running_loop().time()
         self._news = asyncio.Event()
-        # Whether the broker has said once that there is nothing new.
+        # Whether the broker was asked once, and had no newer record.
         self._doubted = False
         self._task: asyncio.Task[None] | None = None
 

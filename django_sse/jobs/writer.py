@@ -18,9 +18,8 @@ from django_sse.topics.publishing import Words
 from django_sse.wire.events import ServerSentEvent, check_fields, encode_head, encode_tail
 from django_sse.wire.serialization import SerializerClass, evaluated, look_through
 
-from .records import Ending, find
+from .records import Ending, find, progress_head
 from .run import Run
-from .view import progress_head
 
 T = TypeVar("T")
 
@@ -32,14 +31,14 @@ class JobWriter:
 
     Use it in a ``with`` block, or in an ``async with`` block in a coroutine. The job is ``done`` at
     the end of the block, ``failed`` where the block raises, and ``cancelled`` once it was
-    cancelled: then ``send()`` raises ``JobCancelled``, which ends at the block. Without a block, call
-    ``finish()`` or ``fail()``: until then, the lease is kept for as long as the process lives.
+    cancelled: then ``send()`` raises ``JobCancelled``, which does not leave the block. Without a
+    block, call ``finish()`` or ``fail()``: until then, the lease is kept while the process lives.
 
     A task that runs again, after its process died, goes on where the job has not ended; clients get
     a ``reset`` before its first event. Where the job has ended, ``cancelled`` is True.
 
-    Within a block of the synchronous kind, a thread keeps the lease. Events are sent at once: they do not wait for
-    the transaction of the database. One thread may use a writer at a time.
+    In a synchronous block, a thread keeps the lease. Events are sent at once: they do not wait for
+    the transaction of the database. Only one thread at a time may use a writer.
     """
 
     def __init__(self, job_id: str) -> None:
@@ -233,9 +232,11 @@ class _Thread:
 
     def close(self) -> None:
         """End the thread, and all that its loop holds."""
-        self.call(close_idle_hub())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        try:
+            self.call(close_idle_hub())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:

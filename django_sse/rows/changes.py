@@ -1,4 +1,4 @@
-"""Which rows were touched: from signals, triggers and ``publish_changes()``, to all processes.
+"""Tells all processes which rows signals, triggers and ``publish_changes()`` report as touched.
 
 A message of the topic ``model:<app>.<model>`` names primary keys and values of foreign keys, or says
 that any row may have changed. It has no other data of the rows. It is published as any other event,
@@ -268,7 +268,7 @@ def _paths(model: type[Model]) -> Iterator[tuple[type[Model], Path]]:
             yield from found
 
 
-# Signals. The row is as it will be, or was, where the transaction commits. If triggers record the
+# Signals. They come before the commit, and what they publish waits for it. If triggers record the
 # same change, signals publish nothing.
 
 

@@ -45,7 +45,7 @@ REMEMBERED = 10_000
 LINGER = 60.0
 #: How many results of related changes are kept for the groups that ask a moment later.
 READINGS = 100
-#: Seconds until a check that failed, as the database was away, is tried again.
+#: Seconds until a check is tried again that failed because the database was away.
 AGAIN = 1.0
 
 
@@ -103,6 +103,8 @@ class Group:
         # What was touched since the last check, and by which message.
         self._touched: OrderedDict[Any, EventId] = OrderedDict()
         self._related: OrderedDict[tuple[Path, Message], None] = OrderedDict()
+        # Whether the database failed in the last check.
+        self._away = False
         self._lock = asyncio.Lock()
         self._pages: dict[tuple[Any, int], Asked] = {}
         self._followers: dict[RowFollower, None] = {}
@@ -292,18 +294,24 @@ class Group:
             try:
                 async with self._lock:
                     await self._check()
-            except (DatabaseError, InterfaceError):
-                logger.exception(
-                    "Changes of %s cannot be checked; trying again in %g s.",
+            except (DatabaseError, InterfaceError) as error:
+                # Log an outage once, however long it lasts.
+                logger.log(
+                    logging.DEBUG if self._away else logging.ERROR,
+                    "Changes of %s cannot be checked; trying again every %g s.",
                     self.plan.model._meta.label,
                     AGAIN,
+                    exc_info=error,
                 )
+                self._away = True
                 await asyncio.sleep(AGAIN)
             except Exception:
                 logger.exception("Changes of %s cannot be sent.", self.plan.model._meta.label)
                 self._renew()
                 for follower in tuple(self._followers):
                     follower.end("error")
+            else:
+                self._away = False
 
     async def _check(self) -> None:
         """Ask which of the touched rows are in the queryset, and send what that changes."""
@@ -354,11 +362,14 @@ class Group:
         return await asyncio.shield(reading)
 
     async def _run(self, call: Callable[[], T]) -> T:
-        lane = self._lane or pool.lease()
+        own = self._lane
+        lane = own or pool.lease()
         try:
             return await asyncio.wrap_future(lane.submit(call))
         finally:
-            if lane is not self._lane:
+            # Compare with the lane of the beginning: if the last client leaves meanwhile, leave()
+            # gives that one back.
+            if own is None:
                 pool.give_back(lane)
 
 

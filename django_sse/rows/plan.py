@@ -56,9 +56,8 @@ class Format(NamedTuple):
 class Plan:
     """The rows of one queryset. Connections with an equal ``key`` share a plan, and its queries.
 
-    ``read()`` and ``page()`` query; call them in a thread, and one at a time. What a row was
-    checked for and what is sent of it come from the same query, so nothing is sent of a row that
-    was changed in between.
+    ``read()`` and ``page()`` query; call them in a thread, and one at a time. The same query checks
+    a row and reads what is sent of it, so a change in between is never sent unchecked.
     """
 
     def __init__(

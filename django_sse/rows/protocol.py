@@ -15,7 +15,7 @@ from django_sse.wire.serialization import SerializerClass
 
 from .plan import key_name
 
-#: The id of the beginning of a snapshot. A client that drops in it has no copy to go on with.
+#: The id of the beginning of a snapshot. A client that disconnects in the middle cannot resume.
 UNFINISHED = "snapshot"
 
 

@@ -49,7 +49,7 @@ class Relay(DatabaseThread):
 
     def _report(self, error: Exception) -> None:
         if not isinstance(error, Error | SSEError):
-            # Otherwise all streams would silently get nothing any more.
+            # Without this line, all streams would silently get no more changes.
             logger.error(
                 "Changes of the database %r cannot be published.", self.alias, exc_info=error
             )
@@ -124,8 +124,11 @@ def follow(hub: Hub, user: object, aliases: Iterable[str]) -> list[Relay]:
             continue
         relay = relays.get(alias)
         if relay is None:
-            relay = relays[alias] = Relay(alias, asyncio.get_running_loop())
+            relay = Relay(alias, asyncio.get_running_loop())
             relay.start()
+            # Only now, since start() raises where the system has no more threads. Later streams
+            # would wait without end for a relay that does not run.
+            relays[alias] = relay
         relay.users.add(user)
         found.append(relay)
     return found

@@ -24,13 +24,13 @@ def first_or_404(queryset: QuerySet[Any], wanted: Mapping[str, Any]) -> Any:
 
 
 def judges_objects(permission: Any) -> bool:
-    """Return whether a permission has a say about objects."""
+    """Return whether a permission checks objects."""
     own = getattr(type(permission), "has_object_permission", None)
     return own is not BasePermission.has_object_permission
 
 
 def permits_row(view: Any, row: Any) -> bool:
-    """Return whether the view's permissions allow a row. Raises what is no refusal."""
+    """Return whether the view's permissions allow a row. Raises errors that are no refusal."""
     try:
         view.check_object_permissions(view.request, row)
     except (PermissionDenied, Http404):

@@ -26,7 +26,7 @@ class RowSubscription(Subscription):
         # The snapshot's last event has the id, or the replay.
         self._told = True
         seen = None if last_event_id is None else EventId.parse(last_event_id)
-        # What is sent up to here is no business of this client: rows that have left before.
+        # Skip the events up to here: they are about rows that left before this client came.
         self.cursor = await group.settle()
         if seen is not None and group.remembers(seen):
             self.resumed = True

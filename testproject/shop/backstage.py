@@ -40,7 +40,7 @@ async def run() -> None:
 
 
 async def trade() -> None:
-    """Change prices, while somebody watches."""
+    """Change prices while a stream of them is open."""
     prices = {name: random.uniform(2, 20) for name in NAMES}
     number = 0
     while True:
@@ -82,7 +82,7 @@ async def work() -> None:
 
 
 async def import_rows(job: Import) -> None:
-    """Import the rows that are left, until somebody cancels."""
+    """Import the rows that are left, until the import is cancelled."""
     while not job.is_over:
         await asyncio.sleep(ROW)
         job.done += 1

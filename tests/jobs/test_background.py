@@ -10,9 +10,11 @@ import pytest
 from django.test import override_settings
 from rest_framework.exceptions import PermissionDenied
 
-from django_sse import JobView, PublishFailed, StreamClosed
+from django_sse import JobView, PublishFailed, StreamClosed, sse_path
+from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
+from django_sse.handshake.response import current_exchange
 from django_sse.jobs.background import background
 from django_sse.jobs.records import find
 from django_sse.jobs.run import end
@@ -39,6 +41,17 @@ async def end_of(stream: StreamClient) -> str:
     await stream.read()
     assert stream.blocks[-1].event == "end"
     return str(stream.blocks[-1].data)
+
+
+async def cancel(job: str, view: type[JobView] = Waiting) -> None:
+    async with connect(view, kwargs={"job": job}, method="DELETE") as answer:
+        assert answer.status_code == 204
+
+
+async def state_of(job: str) -> str:
+    found = await find(job)
+    assert found is not None
+    return found.state
 
 
 async def test_posts_at_once_start_no_more_jobs_than_the_process_takes() -> None:
@@ -140,8 +153,7 @@ async def test_work_that_does_not_end_is_cancelled_for_its_clients(
     async with connect(Stubborn, method="POST") as stream:
         job = stream.headers["SSE-Job"]
         await begun(stream)
-        async with connect(Stubborn, kwargs={"job": job}, method="DELETE") as answer:
-            assert answer.status_code == 204
+        await cancel(job, Stubborn)
         assert await end_of(stream) == '{"state": "cancelled"}'
     assert Stubborn.cancelled > 1
     assert "goes on, although it was cancelled several times" in caplog.text
@@ -151,9 +163,7 @@ async def test_work_that_does_not_end_is_cancelled_for_its_clients(
     Stubborn.free.set()
     await eventually(lambda: job not in background)
     assert broker.ends == 1
-    found = await find(job)
-    assert found is not None
-    assert found.state == "cancelled"
+    assert await state_of(job) == "cancelled"
 
 
 async def test_end_of_a_cancelled_job_waits_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +188,7 @@ async def test_end_of_a_cancelled_job_waits_for_the_broker(monkeypatch: pytest.M
     async with connect(Waiting, method="POST") as stream:
         job = stream.headers["SSE-Job"]
         await begun(stream)
-        async with connect(Waiting, kwargs={"job": job}, method="DELETE") as answer:
-            assert answer.status_code == 204
+        await cancel(job)
         await eventually(lambda: broker.refused >= 6)
         broker.away = False
         assert await end_of(stream) == '{"state": "cancelled"}'
@@ -210,13 +219,10 @@ async def test_order_to_cancel_outlives_the_renewals_of_the_lease() -> None:
         async with connect(Careful, method="POST") as stream:
             job = stream.headers["SSE-Job"]
             await begun(stream)
-            async with connect(Careful, kwargs={"job": job}, method="DELETE") as answer:
-                assert answer.status_code == 204
+            await cancel(job, Careful)
             # The first one is the order itself.
             await eventually(lambda: broker.orders >= 3)
-            found = await find(job)
-            assert found is not None
-            assert found.state == "cancelling"
+            assert await state_of(job) == "cancelling"
             Careful.go.set()
             assert await end_of(stream) == '{"state": "cancelled"}'
 
@@ -244,9 +250,7 @@ async def test_work_does_not_renew_a_job_that_was_ended_elsewhere() -> None:
             renewing = background._works[job].run._renewing
             assert renewing is not None
             await renewing
-            found = await find(job)
-            assert found is not None
-            assert found.state == "failed"
+            assert await state_of(job) == "failed"
             Careful.go.set()
             assert await end_of(stream) == '{"state": "failed"}'
 
@@ -262,6 +266,23 @@ async def test_work_that_cancels_itself_is_logged(caplog: pytest.LogCaptureFixtu
         assert await end_of(stream) == '{"state": "failed"}'
     assert "Cancelling has failed: its work has cancelled itself" in caplog.text
     assert "CancelledError" in caplog.text
+
+
+class Unconnected(Waiting):
+    """Its work says whether it knows the exchange of the POST's connection."""
+
+    async def work(self) -> None:
+        await self.send(f"exchange: {current_exchange.get()}")
+
+
+urlpatterns = [sse_path("unconnected/", Unconnected)]
+
+
+async def test_work_keeps_nothing_of_the_connection_that_started_it(settings: Any) -> None:
+    settings.ROOT_URLCONF, settings.MIDDLEWARE = __name__, []
+    async with connect(get_asgi_application(), "/unconnected/", method="POST") as stream:
+        await stream.read()
+    assert [it.data for it in stream.blocks][-2:] == ["exchange: None", '{"state": "done"}']
 
 
 async def test_tasks_that_work_leaves_behind_cannot_send() -> None:
@@ -305,9 +326,7 @@ async def test_process_tells_at_its_end_of_jobs_whose_loop_was_stopped(
         async with connect(Waiting, kwargs={"job": job}) as stream:
             assert await end_of(stream) == '{"state": "failed"}'
             last = stream.last_event_id
-        found = await find(job)
-        assert found is not None
-        assert found.state == "failed"
+        assert await state_of(job) == "failed"
         headers = {"Last-Event-ID": str(last)}
         async with connect(Waiting, kwargs={"job": job}, headers=headers) as stream:
             assert stream.status_code == 204

@@ -27,6 +27,7 @@ from django_sse import (
 )
 from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
+from django_sse.brokers.base import EventId
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.jobs.background import background
 from django_sse.testing import StreamClient, connect
@@ -463,6 +464,58 @@ async def test_snapshot_of_a_job_at_work_goes_on_live(gate: asyncio.Semaphore) -
             assert (await rest(second))[2:] == [("word", "not"), WHOLE[-1]]
 
 
+async def test_snapshot_is_followed_by_an_end_of_which_the_record_does_not_tell_yet(
+    settings: Any,
+) -> None:
+    class SlowRecord(MemoryBroker):
+        record = asyncio.Event()
+
+        async def apublish(self, topics: Any, *args: Any, **options: Any) -> Any:
+            if (options.get("idempotency_key") or "").endswith(":end"):
+                await self.record.wait()
+            return await super().apublish(topics, *args, **options)
+
+    settings.TEMPLATES = LOCAL
+    broker = SlowRecord("", {"HISTORY": 4})
+    broker.record = asyncio.Event()
+    use_broker(broker)
+    try:
+        job = await finished(view=LongWithSnapshot)
+        async with read(job, LongWithSnapshot) as stream:
+            events = await rest(stream)
+        assert [event for event, _ in events] == ["reset", "snapshot", "end"]
+        async with read(job, LongWithSnapshot, seen=stream.last_event_id) as stream:
+            assert stream.status_code == 204
+    finally:
+        broker.record.set()
+
+
+async def test_end_that_is_newer_than_the_snapshot_overtakes_no_event(
+    gate: asyncio.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithSnapshot(Words):
+        async def snapshot(self) -> None:
+            await self.send("to be", event="snapshot")
+
+    asked = asyncio.Event()
+
+    async def later(job: Job) -> tuple[EventId, bytes]:
+        asked.set()
+        return EventId(9_999_999_999_999, 0), b"event: end\ndata: early\n\n"
+
+    use_broker(MemoryBroker("", {"HISTORY": 2}))
+    async with ask(view=WithSnapshot) as first:
+        job = await job_id(first)
+        for _ in range(3):
+            gate.release()
+        assert [(await first.receive()).data for _ in range(3)] == ["to", "be", "or"]
+        monkeypatch.setattr("django_sse.jobs.view.find_last_event", later)
+        async with read(job, WithSnapshot) as second:
+            await asked.wait()
+            gate.release()
+            assert (await rest(second))[2:] == [("word", "not"), WHOLE[-1]]
+
+
 async def test_events_of_a_protocol_of_its_own() -> None:
     class Chat(Words):
         # Its own events stand in the place of these.
@@ -584,9 +637,19 @@ async def test_work_fails_when_the_broker_stays_away(
     async with ask() as stream:
         await job_id(stream)
         Words.gate.release()
-        await eventually(lambda: "could not be told" in caplog.text)
+        await eventually(lambda: "could not be stored" in caplog.text)
         await stream.receive_nothing()
     assert "Words has failed" in caplog.text
+
+
+async def test_progress_is_sent_in_work_only(caplog: pytest.LogCaptureFixture) -> None:
+    class Early(Words):
+        async def connect(self) -> None:
+            await self.progress(1, 2)
+
+    async with ask(view=Early) as stream:
+        assert stream.status_code == 500
+    assert "Early.progress() sends to the clients of a job: call it in work()." in caplog.text
 
 
 async def test_views_that_cannot_work() -> None:

@@ -279,3 +279,22 @@ async def test_job_is_found_as_json(started: list[str]) -> None:
     async with start() as stream:
         assert json.loads(str((await stream.receive()).data)) == {"id": started[0]}
         await sync_to_async(JobWriter(started[0]).finish)()
+
+
+async def test_thread_ends_also_where_its_hub_cannot_be_closed(
+    started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing() -> None:
+        raise OSError("no connection")
+
+    def task() -> None:
+        job = JobWriter(started[0])
+        job.begin()
+        monkeypatch.setattr("django_sse.jobs.writer.close_idle_hub", failing)
+        job.finish()
+
+    async with start() as stream:
+        with pytest.raises(OSError, match="no connection"):
+            await in_thread(task)
+        assert await rest(stream) == [DONE]
+    assert not [it for it in threading.enumerate() if it.name == "django_sse-job"]

@@ -85,6 +85,21 @@ def insert(*names: str) -> str:
     return f"INSERT INTO auth_user ({columns}) VALUES {rows}"
 
 
+async def test_stream_opens_although_an_earlier_one_found_no_thread_for_its_relay(
+    transactional_db: None, told: str, sql: Sql, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(relay.Relay, "start", Mock(side_effect=RuntimeError("no thread")))
+        async with connect(users(told)) as stream:
+            await stream.read()
+            assert str(stream.failure) == "no thread"
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        await sql(insert("ada"))
+        assert (await copy.event())[1]["username"] == "ada"
+
+
 async def test_relay_is_shared_by_groups_and_ends_with_the_last(
     transactional_db: None,
     told: str,

@@ -24,6 +24,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.routers import DefaultRouter
 
 from django_sse import ModelSSEView, apublish, apublish_changes, publish_changes, sse_path
+from django_sse.connection.threads import pool
 from django_sse.exceptions import StreamClosed
 from django_sse.rows import changes, paths
 from django_sse.rows import group as groups
@@ -693,7 +694,12 @@ async def test_check_is_tried_again_while_the_database_is_away(
         row = await in_thread(order)()
         event, data = await copy.event()
         assert (event, data["id"]) == ("created", row.pk)
-    assert caplog.text.count("trying again") == 2
+        faults.append(DatabaseError("away once more"))
+        second = await in_thread(order)()
+        assert (await copy.event())[1]["id"] == second.pk
+    # Once for each time that it is away, not for each attempt.
+    logged = [it for it in caplog.records if "trying again" in it.message]
+    assert [it.levelname for it in logged if it.levelname != "DEBUG"] == ["ERROR", "ERROR"]
 
 
 class FailingSerializer(OrderSerializer):
@@ -757,6 +763,25 @@ async def test_group_without_clients_is_forgotten(
         await eventually(lambda: len(kept) == 1)
         async with connect(Orders, headers={"last-event-id": seen}) as stream:
             assert (await stream.receive()).event == "reset"
+
+
+async def test_thread_is_given_back_once_where_the_last_client_leaves_during_a_read(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_thread(order)()
+    before = sum(lane.streams for lane in pool._lanes)
+    gate = Gate(monkeypatch)
+
+    async def go_on_without_clients(group: Any) -> None:
+        await eventually(lambda: not group._followers)
+        assert group._lock.locked()
+        gate.open()
+
+    async with connect(Orders):
+        await eventually(lambda: gate.read)
+        going_on = asyncio.create_task(go_on_without_clients(await all_have_come(1)))
+    await going_on
+    assert sum(lane.streams for lane in pool._lanes) == before
 
 
 @pytest.mark.parametrize("alone", [False, True])

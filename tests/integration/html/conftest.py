@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.docs.pages import README, ROOT, Project
+from tests.docs.pages import ROOT
 from tests.support.browser import open_page
+from tests.support.documented_shop import Shop
 from tests.support.npm import install
-from tests.support.servers import free_port, listens
-
-SECONDS = 20.0
 
 PUBLISHER = '''"""Runs the code that comes in a line each, and says so."""
 import json
@@ -42,70 +35,11 @@ for line in sys.stdin:
 '''
 
 
-class Shop:
-    """The served project of a page, and a process beside it that publishes."""
+class HTMLShop(Shop):
+    """The project of the page about HTML."""
 
     page = ROOT / "docs" / "html.md"
     publisher = PUBLISHER
-
-    def __init__(self, directory: Path) -> None:
-        self.project = Project(directory / "project")
-        self.project.paste(README, self.page)
-        self.prepare()
-        self.project.manage("makemigrations", "shop", "-v", "0")
-        self.project.manage("migrate", "-v", "0")
-        self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.project.write("publisher.py", self.publisher)
-        self._publisher = subprocess.Popen(
-            [sys.executable, "publisher.py"],
-            cwd=self.project.directory,
-            env=self.project.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def prepare(self) -> None:
-        """Change the project before its tables are made."""
-
-    @property
-    def log(self) -> Path:
-        return self.project.directory / "server.log"
-
-    def start(self) -> None:
-        arguments = ["-m", "uvicorn", "--port", str(self.port), "project.asgi:application"]
-        self._process = self.project.popen(
-            [*arguments, "--timeout-graceful-shutdown", "2"], self.log
-        )
-        deadline = time.monotonic() + SECONDS
-        while not listens(self.port):
-            assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-
-    def run(self, code: str) -> None:
-        """Run code in another process, which publishes over the broker."""
-        assert self._publisher.stdin is not None
-        assert self._publisher.stdout is not None
-        self._publisher.stdin.write(json.dumps(code) + "\n")
-        self._publisher.stdin.flush()
-        assert self._publisher.stdout.readline() == "done\n", code
-
-    def close(self) -> None:
-        """End both processes."""
-        self.stop()
-        self._publisher.communicate(timeout=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +49,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    shop = Shop(tmp_path_factory.mktemp("html"))
-    try:
-        shop.start()
+    with HTMLShop(tmp_path_factory.mktemp("html")).served() as shop:
         yield shop
-    finally:
-        shop.close()
-    assert "Traceback" not in shop.log.read_text(), shop.log.read_text()
 
 
 class Browser:

@@ -12,8 +12,9 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.docs.pages import ROOT
 from tests.support.cutting import CuttingProxy
+from tests.support.documented_shop import Shop
 
-from .conftest import Browser, Shop
+from .conftest import Browser
 
 #: Datastar 1.0 is not on npm: the demo has it.
 VENDOR = ROOT / "testproject" / "shop" / "static" / "shop" / "vendor"

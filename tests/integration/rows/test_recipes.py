@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.docs.pages import blocks, files
-from tests.integration.html.conftest import Shop
 from tests.support.browser import open_page
 from tests.support.cutting import CuttingProxy
+from tests.support.documented_shop import Shop
 from tests.support.npm import install, node
 
 from .test_models import PAGE
@@ -92,13 +92,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
-    shop = Rows(tmp_path_factory.mktemp("recipes"))
-    try:
-        shop.start()
+    with Rows(tmp_path_factory.mktemp("recipes")).served() as shop:
         yield shop
-    finally:
-        shop.close()
-    assert "Traceback" not in shop.log.read_text(), shop.log.read_text()
 
 
 @pytest.fixture
