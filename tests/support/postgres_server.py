@@ -72,11 +72,18 @@ class PostgresServer:
             **self._as,
         )
         deadline = time.monotonic() + START_SECONDS
-        while not listens(self.port):
+        while not self._is_ready():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.__exit__(None, None, None)
                 raise RuntimeError("PostgreSQL did not start.")
             time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        # It listens a moment before it takes connections.
+        where = ["--host", HOST, "--port", str(self.port)]
+        return listens(self.port) and not subprocess.call(
+            [str(program("pg_isready")), "--quiet", *where]
+        )
 
     def new_database(self) -> dict[str, Any]:
         """Make an empty database; return its settings for Django."""
