@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
+from django.db import router
 from django.db.models import Model, Q, QuerySet
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 from django.utils.asyncio import async_unsafe
@@ -37,6 +38,8 @@ CHUNK = 1000
 
 # The concrete models of whose changes messages are published.
 _watched: set[type[Model]] = set()
+# The databases that a view's queryset has chosen by using(), beside those of the router.
+_chosen: dict[type[Model], set[str]] = {}
 # For each model that depends_on names, the ways to the rows that show its objects.
 _dependents: dict[type[Model], set[tuple[type[Model], Path]]] = {}
 
@@ -68,12 +71,22 @@ def read(message: Message) -> Touched:
     return Touched(tuple(payload["pk"]), payload.get("via", {}), payload.get("all", False))
 
 
-def watch(row_model: type[Model], paths: Iterable[Path]) -> None:
-    """Publish the changes of a model and of those on which its rows depend, from now on."""
-    _watch(row_model)
+def watch(row_model: type[Model], paths: Collection[Path], chosen: str | None = None) -> None:
+    """Publish the changes of a model and of those on which its rows depend, from now on.
+
+    ``chosen`` is the database that ``using()`` names, if it does.
+    """
+    for model in (row_model, *(path.changed for path in paths)):
+        _watch(model)
+        if chosen is not None:
+            _chosen.setdefault(_concrete(model), set()).add(chosen)
     for path in paths:
-        _watch(path.changed)
         _dependents.setdefault(_concrete(path.changed), set()).add((row_model, path))
+
+
+def databases_of(model: type[Model]) -> set[str]:
+    """Return the databases of whose rows of a model streams are expected to hear."""
+    return {router.db_for_write(model), *_chosen.get(_concrete(model), ())}
 
 
 @async_unsafe("publish_changes() waits for the broker: use `await apublish_changes(…)`.")

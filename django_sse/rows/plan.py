@@ -83,7 +83,7 @@ class Plan:
         self.model: type[Model] = queryset.model
         self.using = queryset.db
         models = [self.model, *(path.changed for path in paths)]
-        chosen: str | None = queryset._db  # type: ignore[attr-defined]
+        chosen = chosen_database(queryset)
         #: The databases in which the rows may be changed. ``using()`` may have chosen a replica.
         self.written = {router.db_for_write(model) for model in models}
         if chosen is not None:
@@ -244,11 +244,8 @@ def key_name(owner: str, serializer_class: SerializerClass, model: type[Model], 
     )
 
 
-def query_key(owner: str, queryset: QuerySet[Any]) -> Hashable:
-    """Return what is equal for querysets that find the same rows, and load the same of them.
-
-    Raises ``ImproperlyConfigured`` for a queryset whose rows cannot be asked for by primary key.
-    """
+def check_queryset(owner: str, queryset: QuerySet[Any]) -> None:
+    """Raise ``ImproperlyConfigured`` for rows that cannot be asked for by primary key."""
     query = queryset.query
     wrong = None
     if query.is_sliced:
@@ -261,7 +258,16 @@ def query_key(owner: str, queryset: QuerySet[Any]) -> Hashable:
         wrong = "has a composite primary key, by which rows cannot be asked for here"
     if wrong is not None:
         raise ImproperlyConfigured(f"{owner}: the queryset of {queryset.model.__name__} {wrong}.")
+
+
+def query_key(queryset: QuerySet[Any]) -> Hashable:
+    """Return what is equal for querysets that find the same rows, and load the same of them."""
     return (_sql_key(queryset), *map(_prefetch_key, queryset._prefetch_related_lookups))  # type: ignore[attr-defined]
+
+
+def chosen_database(queryset: QuerySet[Any]) -> str | None:
+    """Return the database that ``using()`` names, or ``None`` where the router decides."""
+    return queryset._db  # type: ignore[attr-defined,no-any-return]
 
 
 def _sql_key(queryset: QuerySet[Any]) -> Hashable:
