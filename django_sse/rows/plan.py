@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from django.core.exceptions import EmptyResultSet, ImproperlyConfigured
+from django.core.exceptions import EmptyResultSet, FieldDoesNotExist, ImproperlyConfigured
 from django.db import connections, router
-from django.db.models import Model, Prefetch, QuerySet
+from django.db.models import BinaryField, Model, Prefetch, QuerySet
 from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.serializers import BaseSerializer
 
 from django_sse.brokers.base import EventId
 from django_sse.topics.rendering import default_context
@@ -51,6 +52,8 @@ class Format(NamedTuple):
     renderer_class: type[BaseRenderer]
     #: The field of the serializer by which clients know a row.
     key_name: str
+    #: Whether that is the primary key, which no two rows have and no row changes.
+    is_by_pk: bool = True
 
 
 class Plan:
@@ -102,7 +105,7 @@ class Plan:
         found = {}
         for part in chunks(marks, KEYS):
             for obj in self.queryset.filter(pk__in=part).order_by():
-                row = self._row(obj, marks[obj.pk])
+                row = self._row(obj, marks.get(obj.pk))
                 if row is not None:
                     found[obj.pk] = row
         return found
@@ -230,13 +233,19 @@ def key_name(owner: str, serializer_class: SerializerClass, model: type[Model], 
 
     Raises ``ImproperlyConfigured`` where there is none.
     """
-    pk = model._meta.pk
-    wanted = {"pk", pk.name, pk.attname} if lookup in {"pk", pk.name} else {lookup}
+    pk: Any = model._meta.pk
+    wanted = {lookup}
+    if is_pk(model, lookup):
+        wanted = {"pk", pk.name, pk.attname}
+        while pk.remote_field and pk.remote_field.parent_link:  # The parent's key is the same.
+            pk = pk.remote_field.model._meta.pk
+            wanted |= {pk.name, pk.attname}
     fields = getattr(serializer_class(context=default_context()), "fields", None)
     if fields is None:  # A BaseSerializer.
-        return pk.name if "pk" in wanted else lookup
+        return str(pk.name) if "pk" in wanted else lookup
     for name, field in fields.items():
-        if field.source in wanted and not field.write_only:
+        # An object in an object is no key.
+        if field.source in wanted and not (field.write_only or isinstance(field, BaseSerializer)):
             return str(name)
     raise ImproperlyConfigured(
         f"{owner} needs a serializer with {lookup!r}, by which clients know a row: add a field for "
@@ -244,9 +253,18 @@ def key_name(owner: str, serializer_class: SerializerClass, model: type[Model], 
     )
 
 
+def is_pk(model: type[Model], lookup: str) -> bool:
+    """Return whether a ``lookup_field`` is the primary key."""
+    return lookup in {"pk", model._meta.pk.name, model._meta.pk.attname}
+
+
 def check_queryset(owner: str, queryset: QuerySet[Any]) -> None:
     """Raise ``ImproperlyConfigured`` for rows that cannot be asked for by primary key."""
-    query = queryset.query
+    if not isinstance(queryset, QuerySet):
+        raise ImproperlyConfigured(
+            f"{owner} must stream a QuerySet of a model's objects, got {queryset!r}."
+        )
+    query, pk = queryset.query, queryset.model._meta.pk
     wrong = None
     if query.is_sliced:
         wrong = "is sliced: a row that a slice pushes out is not known as one that left"
@@ -256,8 +274,38 @@ def check_queryset(owner: str, queryset: QuerySet[Any]) -> None:
         wrong = "is a values(): serializers take objects"
     elif len(getattr(queryset.model._meta, "pk_fields", [1])) > 1:
         wrong = "has a composite primary key, by which rows cannot be asked for here"
+    elif isinstance(pk, BinaryField):
+        wrong = "has a primary key of bytes, which JSON cannot hold"
+    elif query.distinct_fields:
+        wrong = "is a distinct() of fields: which row it takes depends on the others"
+    elif query.select_for_update:
+        wrong = "is a select_for_update(): streams lock no rows"
+    elif query.where.contains_over_clause or any(
+        getattr(it, "contains_over_clause", False) for it in query.annotations.values()
+    ):
+        wrong = "has a window function, whose result for one row depends on the others"
     if wrong is not None:
         raise ImproperlyConfigured(f"{owner}: the queryset of {queryset.model.__name__} {wrong}.")
+
+
+def check_lookup(owner: str, model: type[Model], lookup: str) -> None:
+    """Raise ``ImproperlyConfigured`` for a ``lookup_field`` that names several rows at once.
+
+    A field of a constraint over several fields may be unique in the rows of a view.
+    """
+    try:
+        field: Any = model._meta.get_field(model._meta.pk.name if lookup == "pk" else lookup)
+    except FieldDoesNotExist:
+        return  # An annotation. The serializer must have it.
+    unique = [{field.name}] if getattr(field, "unique", False) else []
+    for it in (model, *model._meta.get_parent_list()):
+        unique += map(set, it._meta.unique_together)
+        unique += [set(rule.fields) for rule in it._meta.constraints if hasattr(rule, "fields")]
+    if not any(field.name in names for names in unique):
+        raise ImproperlyConfigured(
+            f"{owner}.lookup_field is {lookup!r}, of which {model.__name__} may have many rows with "
+            "the same value: clients know a row by it. Name a unique field."
+        )
 
 
 def query_key(queryset: QuerySet[Any]) -> Hashable:

@@ -29,7 +29,17 @@ from django_sse.wire.serialization import SerializerClass, find_serializer
 from .changes import watch
 from .group import group_for
 from .paths import DependsOn, paths_of
-from .plan import Format, Plan, check_queryset, chosen_database, is_json, key_name, query_key
+from .plan import (
+    Format,
+    Plan,
+    check_lookup,
+    check_queryset,
+    chosen_database,
+    is_json,
+    is_pk,
+    key_name,
+    query_key,
+)
 from .protocol import UNFINISHED, RowEvents, events_of
 from .single import first_or_404, judges_objects, permits_row
 from .subscription import RowSubscription
@@ -123,7 +133,9 @@ class ModelSSEView(SSEView):
                 model = getattr(queryset, "model", None)
                 initkwargs["events"] = events_of(serializer_class, model, lookup)
         view = super().as_view(**initkwargs)
-        if not {"queryset", "serializer_class", "depends_on"}.isdisjoint(initkwargs):
+        if not {"queryset", "serializer_class", "depends_on", "lookup_field"}.isdisjoint(
+            initkwargs
+        ):
             cls._watch_models(initkwargs)
         if actions is not None:
             # Schema tools take a view with the attribute for a viewset of a router.
@@ -202,6 +214,7 @@ class ModelSSEView(SSEView):
         queryset = given.get("queryset", vars(cls).get("queryset", cls.queryset))
         if isinstance(queryset, QuerySet):
             check_queryset(name, queryset)
+            check_lookup(name, queryset.model, given.get("lookup_field", cls.lookup_field))
             paths = paths_of(name, queryset.model, depends_on)
             watch(queryset.model, paths, chosen_database(queryset))
             return
@@ -230,6 +243,7 @@ class ModelSSEView(SSEView):
         queryset = self.filter_queryset(self.get_queryset())
         check_queryset(name, queryset)
         model, key = queryset.model, query_key(queryset)
+        check_lookup(name, model, self.lookup_field)
         paths = paths_of(name, model, self.depends_on)
         watch(model, paths, chosen_database(queryset))
         permits = None
@@ -268,7 +282,7 @@ class ModelSSEView(SSEView):
                 "keys of rows in JSON."
             )
         key = key_name(name, serializer_class, model, self.lookup_field)
-        return Format(serializer_class, renderer, key)
+        return Format(serializer_class, renderer, key, is_pk(model, self.lookup_field))
 
     async def _subscribe(self, *, anew: bool) -> None:
         assert self._outbox is not None
