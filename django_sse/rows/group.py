@@ -215,17 +215,18 @@ class Group:
                     first.setdefault(sent.pk, sent)
             rows = await self._run(partial(self.plan.read, dict.fromkeys(first)))
             self._hold(rows)
-            # What goes comes first, since another row may have its key now.
-            known = {pk: sent.key for pk, sent in first.items() if not sent.created}
-            events = [
-                ("deleted", self.plan.gone(key))
-                for pk, key in known.items()
-                if pk not in rows or rows[pk].key != key
-            ]
-            events += [
-                ("changed" if known.get(pk) == row.key else "created", row.text)
-                for pk, row in rows.items()
-            ]
+            events = []
+            for pk, sent in first.items():
+                row = rows.get(pk)
+                has_key = row is not None and row.key == sent.key
+                if not (sent.created or has_key):
+                    events.append(("deleted", self.plan.gone(sent.key)))
+                if row is not None:
+                    is_known = has_key and not sent.created
+                    events.append(("changed" if is_known else "created", row.text))
+            if not self.plan.format.is_by_pk:
+                # What goes comes first: another row may have its key now.
+                events.sort(key=lambda it: it[0] != "deleted")
             # Only the last one moves the client's position. A client that leaves before it gets all
             # of them again.
             ids = [None] * (len(events) - 1) + [str(self.position)]
@@ -328,11 +329,16 @@ class Group:
             raise
         if token != self._token:
             return  # Everything begins anew.
-        self._remove(pk for pk in touched if pk not in rows)
-        self._rename(rows)
+        if not self.plan.format.is_by_pk:
+            # What goes comes first, for the same reason as in catch_up().
+            self._remove(pk for pk in touched if pk not in rows)
+            self._rename(rows)
         # Not only those of `touched`: the database may take two texts for the same key.
-        for pk in dict.fromkeys([*(it for it in touched if it in rows), *rows]):
-            row = rows[pk]
+        for pk in dict.fromkeys([*touched, *rows]):
+            row = rows.get(pk)
+            if row is None:
+                self._remove([pk])
+                continue
             self._emit("changed" if pk in self._held else "created", pk, row.key, row.text)
             self._held[pk] = row.key
 
