@@ -37,6 +37,13 @@ _COMPARED = (
 )
 
 
+# What each QuerySet has.
+_OF_QUERYSETS = frozenset(vars(QuerySet()))
+
+# What Django keeps in an object beside what was loaded; _state() looks into it.
+_CACHES = {"_state", "_prefetched_objects_cache"}
+
+
 class Row(NamedTuple):
     """A row as clients get it; ``key`` is how they know it, as JSON has it."""
 
@@ -79,7 +86,9 @@ class Plan:
 
         ``owner`` is an object of a connection that shares nothing, or ``None``.
         """
-        self.queryset = queryset
+        self.queryset = queryset.all()
+        # `team.order_set.all()` would show the team as it was when the stream opened.
+        self.queryset._known_related_objects = {}  # type: ignore[attr-defined]
         self.format = format
         self.key = key
         self.owner = owner
@@ -220,7 +229,8 @@ def _by_topic(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 def _state(obj: Any) -> dict[str, Any]:
     """Return what was loaded of an object, with the objects that were loaded with it."""
-    found = {name: value for name, value in obj.__dict__.items() if name[0] != "_"}
+    # An annotation may have any name.
+    found = {name: value for name, value in obj.__dict__.items() if name not in _CACHES}
     for name, other in obj._state.fields_cache.items():
         found[f"{name}."] = _state(other) if isinstance(other, Model) else other
     for name, rows in obj.__dict__.get("_prefetched_objects_cache", {}).items():
@@ -258,7 +268,7 @@ def is_pk(model: type[Model], lookup: str) -> bool:
     return lookup in {"pk", model._meta.pk.name, model._meta.pk.attname}
 
 
-def check_queryset(owner: str, queryset: QuerySet[Any]) -> None:
+def check_queryset(owner: str, queryset: Any) -> None:
     """Raise ``ImproperlyConfigured`` for rows that cannot be asked for by primary key."""
     if not isinstance(queryset, QuerySet):
         raise ImproperlyConfigured(
@@ -310,7 +320,16 @@ def check_lookup(owner: str, model: type[Model], lookup: str) -> None:
 
 def query_key(queryset: QuerySet[Any]) -> Hashable:
     """Return what is equal for querysets that find the same rows, and load the same of them."""
-    return (_sql_key(queryset), *map(_prefetch_key, queryset._prefetch_related_lookups))  # type: ignore[attr-defined]
+    # A project's QuerySet may do something with the objects, and know for which user.
+    own = {name: it for name, it in vars(queryset).items() if name not in _OF_QUERYSETS}
+    iterable: Any = queryset._iterable_class
+    return (
+        type(queryset),
+        iterable,
+        _frozen(sorted(own.items())) if own else None,
+        _sql_key(queryset),
+        *map(_prefetch_key, queryset._prefetch_related_lookups),  # type: ignore[attr-defined]
+    )
 
 
 def chosen_database(queryset: QuerySet[Any]) -> str | None:

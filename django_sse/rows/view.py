@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model, QuerySet
+from django.db.models.query import RawQuerySet
 from rest_framework.filters import BaseFilterBackend
 from rest_framework.settings import api_settings
 
@@ -212,6 +213,8 @@ class ModelSSEView(SSEView):
         name = cls.__qualname__
         depends_on = given.get("depends_on", cls.depends_on)
         queryset = given.get("queryset", vars(cls).get("queryset", cls.queryset))
+        if isinstance(queryset, RawQuerySet | list | tuple | type):
+            check_queryset(name, queryset)
         if isinstance(queryset, QuerySet):
             check_queryset(name, queryset)
             check_lookup(name, queryset.model, given.get("lookup_field", cls.lookup_field))

@@ -16,7 +16,7 @@ from django.apps import apps
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, models, transaction
-from django.db.models import Count, F, Window
+from django.db.models import Count, F, Value, Window
 from django.db.models.functions import RowNumber
 from rest_framework import serializers
 
@@ -561,6 +561,75 @@ async def test_queryset_with_joins_and_annotations_is_streamed(shapes: SimpleNam
         assert (await copy.event())[1]["tasks"] == 1
         await in_thread(shapes.Task.objects.filter(team=a).delete)()
         await copy.when({str(b.pk)})
+
+
+@pytest.mark.parametrize("rows", [Order, [], Order.objects.raw("SELECT 1 AS id")])
+def test_class_with_no_queryset_is_refused(rows: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="must stream a QuerySet"):
+        type("Wrong", (ModelSSEView,), {"queryset": rows})
+
+
+class Signed(models.QuerySet):  # type: ignore[type-arg]
+    """Objects that know for which user they were read."""
+
+    owner = ""
+
+    def signed(self, owner: str) -> Signed:
+        rows = self._chain()
+        rows.owner = owner
+        return rows
+
+    def _clone(self) -> Signed:
+        rows = super()._clone()
+        if self.owner:
+            rows.owner = self.owner
+        return rows
+
+    def _fetch_all(self) -> None:
+        super()._fetch_all()
+        for row in self._result_cache:
+            row.text = self.owner
+
+
+@pytest.mark.parametrize("way", ["annotation", "queryset"])
+async def test_no_user_gets_the_text_of_another_one(
+    way: str, shapes: SimpleNamespace, ada: User, bob: User
+) -> None:
+    def get_queryset(self: Any) -> Any:
+        if way == "annotation":
+            return shapes.Word.objects.annotate(_mine=Value(self.user.username))
+        return Signed(shapes.Word).signed(self.user.username)
+
+    words = view(shapes.Word.objects.all(), "word", "mine", get_queryset=get_queryset)
+    source = "_mine" if way == "annotation" else "text"
+    words.serializer_class._declared_fields["mine"] = serializers.CharField(source=source)
+    async with connect(words, user=ada) as one, connect(words, user=bob) as two:
+        copies = [await copy_of(it) for it in (one, two)]
+        word = await shapes.Word.objects.acreate(word="a")
+        assert [(await it.event())[1]["mine"] for it in copies] == ["ada", "bob"]
+        await word.asave()
+        assert [(await it.event())[1]["mine"] for it in copies] == ["ada", "bob"]
+
+
+async def test_object_through_which_the_rows_were_found_is_read_again(
+    shapes: SimpleNamespace,
+) -> None:
+    team = await shapes.Team.objects.acreate(name="a")
+    await shapes.Task.objects.acreate(code="1", title="x", team=team)
+    found = await shapes.Team.objects.aget()
+    tasks = view(
+        shapes.Task.objects.all(),
+        "code",
+        "name",
+        get_queryset=lambda self: found.task_set.all(),
+        depends_on={shapes.Team: "task_set"},
+    )
+    tasks.serializer_class._declared_fields["name"] = serializers.CharField(source="team.name")
+    async with connect(tasks) as stream:
+        copy = await copy_of(stream)
+        team.name = "b"
+        await team.asave()
+        assert await event(copy) == ("changed", "b")
 
 
 # publish_changes().
