@@ -21,6 +21,7 @@ from django.db.models.functions import RowNumber
 from rest_framework import serializers
 
 from django_sse import ModelSSEView, apublish_changes, publish_changes
+from django_sse.checks import check_triggers
 from django_sse.rows import changes
 from django_sse.testing import StreamClient, connect
 from testproject.shop.models import Order
@@ -118,6 +119,14 @@ def define() -> SimpleNamespace:
     class Word(models.Model):
         word = models.CharField(max_length=20, primary_key=True, db_collation="NOCASE")
         text = models.CharField(max_length=20, default="")
+
+        class Meta:
+            app_label = "shop"
+
+    class Leaf(models.Model):
+        # The database does it itself, where Django lets it.
+        team = models.ForeignKey(Team, getattr(models, "DB_CASCADE", models.CASCADE))
+        name = models.CharField(max_length=20)
 
         class Meta:
             app_label = "shop"
@@ -385,6 +394,16 @@ def test_parent_has_no_foreign_key_of_a_child(shapes: SimpleNamespace) -> None:
     vessel.delete()
 
 
+def test_check_finds_parents_without_triggers(shapes: SimpleNamespace, covered: set[Any]) -> None:
+    assert check_triggers() == []
+    covered.update([shapes.Ship, shapes.Team])
+    [message] = check_triggers()
+    assert message.id == "django_sse.W008"
+    assert "Ship has stream_triggers(), but not shop.Vessel, whose table" in message.msg
+    covered.add(shapes.Vessel)
+    assert check_triggers() == []
+
+
 # What is saved and deleted.
 
 
@@ -443,6 +462,17 @@ async def test_row_whose_foreign_key_is_emptied_by_a_delete_is_told(
             assert (name, data["team"]) == ("changed", None)
         await in_thread(shapes.Team.objects.filter(name="b").delete)()  # It cascades.
         assert await copy.event() == ("deleted", {"code": "2"})
+
+
+async def test_row_that_the_database_deletes_with_its_object_is_told(
+    shapes: SimpleNamespace,
+) -> None:
+    team = await shapes.Team.objects.acreate(name="a")
+    leaf = await shapes.Leaf.objects.acreate(team=team, name="x")
+    async with connect(view(shapes.Leaf.objects.all(), "id", "name")) as stream:
+        copy = await copy_of(stream)
+        await in_thread(shapes.Team.objects.all().delete)()
+        assert await copy.event() == ("deleted", {"id": leaf.pk})
 
 
 async def test_object_with_a_composite_key_touches_rows(shapes: SimpleNamespace) -> None:
