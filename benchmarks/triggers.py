@@ -76,12 +76,7 @@ def _main(port: str, count: int) -> None:
     with psycopg.connect(where, autocommit=True) as connection:
         for table in ("plain", "told"):
             connection.execute(_TABLE.format(table))  # type: ignore[call-overload]
-        names = {
-            "schema": "public",
-            "record_change": change_table.RECORD_CHANGE,
-            "channel": change_table.CHANNEL,
-        }
-        connection.execute(change_table.CREATE.format(**names))  # type: ignore[call-overload]
+        connection.execute(change_table.create_statements("public"))  # type: ignore[call-overload]
         for trigger in stream_triggers():
             # Both tables are shaped as this model's.
             sql = trigger.compile(through).install_sql.replace('"auth_user_groups"', "told")

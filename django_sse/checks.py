@@ -18,6 +18,7 @@ from .brokers import broker_class
 from .brokers.base import BROKERS
 from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
+from .rows.change_table import covered
 from .topics.declarations import declared_topics, declaring
 from .topics.presence import attending
 from .topics.rendering import default_renderer_class
@@ -214,6 +215,28 @@ def check_pools(
                     "at once, and let requests wait.",
                     hint='Raise the pool\'s "max_size", or lower THREADS below it.',
                     id="django_sse.W005",
+                )
+            )
+    return found
+
+
+@register()
+def check_triggers(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find models with ``stream_triggers()`` some of whose tables have none."""
+    found: list[CheckMessage] = []
+    for model in sorted(covered, key=lambda it: it._meta.label):
+        parents = [it for it in model._meta.get_parent_list() if it not in covered]
+        if parents:
+            labels = ", ".join(sorted(it._meta.label for it in parents))
+            found.append(
+                Warning(
+                    f"{model._meta.label} has stream_triggers(), but not {labels}, whose table has "
+                    "a part of its rows: streams do not hear of statements that change this part.",
+                    hint=f"Add stream_triggers() to Meta.triggers of {labels}.",
+                    obj=model,
+                    id="django_sse.W008",
                 )
             )
     return found

@@ -22,12 +22,17 @@ CHANNEL = "django_sse_change"
 #: The function that triggers call. The name changes with what it takes or does: two releases may use
 #: one database.
 RECORD_CHANGE = "django_sse_record_change_1"
+_FOLD_CHANGES = "django_sse_fold_changes_1"
 #: The data of a statement after which nothing is known of any row.
 ANY_ROW = '{"all": true}'
 #: The most rows of the table that one transaction takes.
 BATCH = 200
 #: If more rows than these wait, no relay has run for long. Then streams begin anew.
 MAX_PENDING = 2000
+#: Seconds after which rows that no relay has taken are folded.
+KEEP = 600
+#: Of how many statements one folds, on average. The others need not look at the table.
+FOLD_EVERY = 100
 
 # What a key may be in JSON.
 _KEYS = (str, int, Decimal, bool)
@@ -39,14 +44,42 @@ covered: set[type[Model]] = set()
 #:
 #: A statement of 10,000 rows is one row here, and a transaction is one notification. The function
 #: runs as its owner. Names are qualified, so a caller's search_path cannot lead it elsewhere.
-CREATE = """
+#:
+#: Without a relay, the table would grow for ever. So now and then, a statement puts one row for each
+#: model in the place of the oldest ones: any row may have changed. That takes more rows away than
+#: statements write meanwhile. It waits for no lock. At another isolation level, the statement would
+#: fail if a relay has just deleted the same rows.
+_CREATE = """
 CREATE TABLE IF NOT EXISTS {schema}.django_sse_change (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, model text NOT NULL, payload text NOT NULL);
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, model text NOT NULL, payload text NOT NULL,
+    written timestamptz NOT NULL DEFAULT now());
+ALTER TABLE {schema}.django_sse_change
+    ADD COLUMN IF NOT EXISTS written timestamptz NOT NULL DEFAULT now();
+CREATE OR REPLACE FUNCTION {schema}.{fold_changes}() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    cutoff timestamptz := now() - interval '{keep} seconds';
+BEGIN
+    IF current_setting('transaction_isolation') = 'read committed' AND
+        (SELECT written FROM {schema}.django_sse_change ORDER BY id LIMIT 1) < cutoff
+    THEN
+        WITH gone AS (
+            DELETE FROM {schema}.django_sse_change WHERE id IN (
+                SELECT id FROM {schema}.django_sse_change WHERE written < cutoff
+                ORDER BY id LIMIT {batch} FOR UPDATE SKIP LOCKED)
+            RETURNING model)
+        INSERT INTO {schema}.django_sse_change (model, payload)
+            SELECT DISTINCT model, '{any_row}' FROM gone;
+    END IF;
+END $$;
 CREATE OR REPLACE FUNCTION {schema}.{record_change}(model text, payload text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO {schema}.django_sse_change (model, payload) VALUES (model, payload);
     NOTIFY {channel};
+    IF random() < {fold_share} THEN
+        PERFORM {schema}.{fold_changes}();
+    END IF;
 END $$
 """
 _TAKE = """
@@ -81,6 +114,20 @@ def is_covered(model: type[Model], using: str) -> bool:
     return covered.issuperset([concrete, *concrete._meta.get_parent_list()])
 
 
+def create_statements(schema: str) -> str:
+    """Return what makes the table and the function in a schema, whose name is quoted already."""
+    return _CREATE.format(
+        schema=schema,
+        record_change=RECORD_CHANGE,
+        channel=CHANNEL,
+        fold_changes=_FOLD_CHANGES,
+        fold_share=1 / FOLD_EVERY,
+        keep=KEEP,
+        batch=BATCH,
+        any_row=ANY_ROW,
+    )
+
+
 def prepare_database(using: str) -> None:
     """Make the table and its function if models with triggers are in a database."""
     connection = connections[using]
@@ -90,9 +137,7 @@ def prepare_database(using: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_schema()")
             schema = connection.ops.quote_name(cursor.fetchone()[0])
-            cursor.execute(
-                CREATE.format(schema=schema, record_change=RECORD_CHANGE, channel=CHANNEL)
-            )
+            cursor.execute(create_statements(schema))
 
 
 def take(connection: BaseDatabaseWrapper) -> list[ChangeRecord]:

@@ -7,16 +7,18 @@ after the commit.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
-from django.db.models import Model, Q, QuerySet
+from django.db import router
+from django.db.models import CASCADE, DO_NOTHING, PROTECT, RESTRICT, Model, Q, QuerySet
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 from django.utils.asyncio import async_unsafe
 from rest_framework.utils.encoders import JSONEncoder
@@ -37,11 +39,25 @@ CHUNK = 1000
 
 # The concrete models of whose changes messages are published.
 _watched: set[type[Model]] = set()
+# The databases that a view's queryset has chosen by using(), beside those of the router.
+_chosen: dict[type[Model], set[str]] = {}
 # For each model that depends_on names, the ways to the rows that show its objects.
 _dependents: dict[type[Model], set[tuple[type[Model], Path]]] = {}
 
 _BEFORE = "_django_sse_before"
+# The types of keys that DRF turns into what their fields read.
+_KNOWN = (*(datetime.datetime, datetime.date, datetime.time), datetime.timedelta)
 _ANY_ROW = '{"pk":[],"all":true}'
+
+
+class KeyEncoder(JSONEncoder):
+    """Takes any primary key: one of a type of its own as text, which its field reads again."""
+
+    def default(self, obj: Any) -> Any:
+        """Return what JSON can hold."""
+        return super().default(obj) if isinstance(obj, _KNOWN) else str(obj)
+
+
 # What a message has beside its data.
 _FRAME = len(encode_head("", "touched"))
 
@@ -68,12 +84,22 @@ def read(message: Message) -> Touched:
     return Touched(tuple(payload["pk"]), payload.get("via", {}), payload.get("all", False))
 
 
-def watch(row_model: type[Model], paths: Iterable[Path]) -> None:
-    """Publish the changes of a model and of those on which its rows depend, from now on."""
-    _watch(row_model)
+def watch(row_model: type[Model], paths: Collection[Path], chosen: str | None = None) -> None:
+    """Publish the changes of a model and of those on which its rows depend, from now on.
+
+    ``chosen`` is the database that ``using()`` names, if it does.
+    """
+    for model in (row_model, *(path.changed for path in paths)):
+        _watch(model)
+        if chosen is not None:
+            _chosen.setdefault(_concrete(model), set()).add(chosen)
     for path in paths:
-        _watch(path.changed)
         _dependents.setdefault(_concrete(path.changed), set()).add((row_model, path))
+
+
+def databases_of(model: type[Model]) -> set[str]:
+    """Return the databases of whose rows of a model streams are expected to hear."""
+    return {router.db_for_write(model), *_chosen.get(_concrete(model), ())}
 
 
 @async_unsafe("publish_changes() waits for the broker: use `await apublish_changes(…)`.")
@@ -130,16 +156,20 @@ def _messages(label: str, payload: dict[str, Any]) -> Iterator[tuple[list[str], 
     ends = _ends(model)
     if payload.get("all"):
         for touched in (model, *ends.values()):
-            yield _kin_topics(touched), _ANY_ROW
+            yield sorted(chain(*_kin_topics(touched))), _ANY_ROW
         return
     vias: dict[str, list[Any]] = {name: it or [] for name, it in payload.get("via", {}).items()}
     columns = [list(chunks(vias[name], CHUNK)) for name in sorted(vias)]
-    topics = _kin_topics(model)
+    topics, other = _kin_topics(model)
+    if other:
+        yield other, _ANY_ROW
     for pks, *values in zip_longest(chunks(payload["pk"], CHUNK), *columns, fillvalue=[]):
         for text in _texts(pks, dict(zip(sorted(vias), values, strict=True))):
             yield topics, text
     for name, end in ends.items():
-        topics = _kin_topics(end)
+        topics, other = _kin_topics(end)
+        if other:
+            yield other, _ANY_ROW
         for part in chunks(vias.get(name, ()), CHUNK):
             for text in _texts(part):
                 yield topics, text
@@ -163,11 +193,19 @@ def _messages_of(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str,
     by_model: dict[type[Model], list[Any]] = {}
     database = None
     if isinstance(rows, QuerySet):
-        by_model[rows.model] = list(rows.order_by().values_list("pk", flat=True))
+        query = rows.query
+        if not (query.is_sliced or query.combinator or query.distinct_fields):
+            rows = rows.order_by()  # Otherwise, the order decides which rows are in it.
+        by_model[rows.model] = list(rows.values_list("pk", flat=True))
         database = rows.db
     else:
         for row in rows:
-            if row.pk is None:
+            if not isinstance(row, Model):
+                raise TypeError(
+                    f"publish_changes() takes a QuerySet, or objects of models, got {row!r}. For "
+                    "primary keys, pass Model.objects.filter(pk__in=keys)."
+                )
+            if row.pk is None or (isinstance(row.pk, tuple) and None in row.pk):
                 raise ValueError(
                     f"publish_changes() got {row!r} without a primary key, which the database has "
                     "not returned. Query the rows, and pass the QuerySet."
@@ -175,18 +213,23 @@ def _messages_of(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str,
             by_model.setdefault(type(row), []).append(row.pk)
     found = []
     for model, pks in by_model.items():
+        same, other = _kin_topics(model)
         for part in chunks(pks, CHUNK):
-            found += [(topic, text) for text in _texts(part) for topic in _kin_topics(model)]
+            found += [(topic, text) for text in _texts(part) for topic in same]
+        found += [(topic, _ANY_ROW) for topic in other]
     return found, database
 
 
 def _touch(
     model: type[Model], pks: Iterable[Any], using: str, via: dict[str, list[Any]] | None = None
 ) -> None:
-    if topics := _topics(model):
+    same, other = _kin_of(model, _watched)
+    if other:
+        publish(other, _ANY_ROW, event="touched", using=using)
+    if same:
         for part in chunks(pks, CHUNK):
             for text in _texts(part, via):
-                publish(topics, text, event="touched", using=using)
+                publish(same, text, event="touched", using=using)
 
 
 def chunks(pks: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -203,7 +246,7 @@ def _texts(pks: list[Any], via: dict[str, list[Any]] | None = None) -> Iterator[
     """
     via = {name: values for name, values in (via or {}).items() if values}
     payload: dict[str, Any] = {"pk": pks, "via": via} if via else {"pk": pks}
-    text = json.dumps(payload, cls=JSONEncoder, separators=(",", ":"))
+    text = json.dumps(payload, cls=KeyEncoder, separators=(",", ":"))
     if len(text) + _FRAME <= conf.max_event_bytes:  # JSON is ASCII here.
         yield text
         return
@@ -232,14 +275,38 @@ def _are_kin(one: type[Model], other: type[Model]) -> bool:
     return issubclass(one, other) or issubclass(other, one)
 
 
-def _kin_topics(model: type[Model]) -> list[str]:
-    """Return the topics of the models whose rows are in the same table, watched here or not."""
-    kin = (it for it in apps.get_models(include_auto_created=True) if _are_kin(it, model))
-    return sorted({topic_of(model), *map(topic_of, kin)})
+def _have_one_key(one: type[Model], other: type[Model]) -> bool:
+    """Return whether a row of both models has the same primary key in both, as it is by default.
+
+    A model with several parents, or with a key beside the link to its parent, has keys of its own.
+    """
+    one, other = _concrete(one), _concrete(other)
+    child, parent = (one, other) if issubclass(one, other) else (other, one)
+    while child is not parent:
+        link: Any = child._meta.get_ancestor_link(parent)
+        if not link.primary_key:
+            return False
+        child = link.related_model
+    return True
+
+
+def _kin_of(model: type[Model], models: Iterable[type[Model]]) -> tuple[list[str], list[str]]:
+    """Return the topics of the models whose rows are in the same table.
+
+    First those under whose primary keys the rows are the same ones, then the others.
+    """
+    kin = [it for it in models if _are_kin(it, model)]
+    same = {topic_of(it) for it in kin if _have_one_key(it, model)}
+    return sorted(same), sorted({topic_of(it) for it in kin} - same)
+
+
+def _kin_topics(model: type[Model]) -> tuple[list[str], list[str]]:
+    """Do the same for all models, watched here or not."""
+    return _kin_of(model, [model, *apps.get_models(include_auto_created=True)])
 
 
 def _topics(model: type[Model]) -> list[str]:
-    return sorted(topic_of(it) for it in _watched if _are_kin(it, model))
+    return sorted(chain(*_kin_of(model, _watched)))
 
 
 def _watch(model: type[Model]) -> None:
@@ -255,11 +322,22 @@ def _watch(model: type[Model]) -> None:
         post_save.connect(_saved, sender=kin)
         pre_delete.connect(_before_delete, sender=kin)
         post_delete.connect(_deleted, sender=kin)
+        ends = filter(_is_changed_by_delete, kin._meta.local_concrete_fields)
+        deleted: list[Any] = [end.related_model for end in ends]
+        for other in apps.get_models():
+            if any(_concrete(other) is _concrete(it) for it in deleted):
+                pre_delete.connect(_before_delete_of_end, sender=other)
         for field in chain(kin._meta.many_to_many, kin._meta.related_objects):
             through: Any = getattr(field, "through", None)
             through = through or getattr(getattr(field, "remote_field", None), "through", None)
             if through is not None:
                 m2m_changed.connect(_related, sender=through)
+
+
+def _is_changed_by_delete(field: Any) -> bool:
+    """Return whether a row changes without a signal as the object of its foreign key is deleted."""
+    on_delete = getattr(field.remote_field, "on_delete", None)
+    return on_delete not in {None, CASCADE, PROTECT, RESTRICT, DO_NOTHING}
 
 
 def _paths(model: type[Model]) -> Iterator[tuple[type[Model], Path]]:
@@ -273,29 +351,63 @@ def _paths(model: type[Model]) -> Iterator[tuple[type[Model], Path]]:
 
 
 def _vias(sender: type[Model]) -> set[str]:
-    return {path.via for _, path in _paths(sender) if path.via is not None}
+    # An object of a parent has no foreign keys of a child.
+    paths = (path for _, path in _paths(sender) if issubclass(sender, _concrete(path.changed)))
+    return {path.via for path in paths if path.via is not None}
 
 
-def _before_save(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
-    # An object that moves from one team to another touches the rows of both.
-    if instance._state.adding or is_covered(sender, using):
-        return
-    if names := _vias(sender):
-        rows = sender._base_manager.using(using).filter(pk=instance.pk)
-        setattr(instance, _BEFORE, rows.values(*names).first())
+def _stored(sender: type[Model], instance: Any, using: str) -> dict[str, Any]:
+    """Return the foreign keys that lead to rows, as the database has them."""
+    names = _vias(sender)
+    if not names:
+        return {}
+    rows = sender._base_manager.using(using).filter(pk=instance.pk)
+    return rows.values(*names).first() or {}
+
+
+def _before_save(
+    sender: type[Model], instance: Any, using: str, raw: bool = False, **kwargs: Any
+) -> None:
+    # An object that moves from one team to another touches the rows of both. A new object may
+    # replace a row, if its key is given. With a default of the key, Django only inserts.
+    pk: Any = sender._meta.pk
+    is_default = pk.has_default() or getattr(pk, "has_db_default", bool)()
+    is_new = instance._state.adding and (instance.pk is None or (is_default and not raw))
+    if not is_new and not is_covered(sender, using):
+        setattr(instance, _BEFORE, _stored(sender, instance, using))
 
 
 def _saved(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
-    before = instance.__dict__.pop(_BEFORE, None)
+    before = instance.__dict__.pop(_BEFORE, {})
     if is_covered(sender, using):
         return
-    via = {name: [getattr(instance, name)] for name in _vias(sender)}
-    for name, value in (before or {}).items():
-        via[name].append(value)
+    after = {name: getattr(instance, name) for name in _vias(sender)}
+    if any(hasattr(value, "resolve_expression") for value in after.values()):
+        after = _stored(sender, instance, using)  # F() and others: the database knows the value.
+    _touch_all(sender, instance, using, before, after)
+
+
+def _touch_all(
+    sender: type[Model], instance: Any, using: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    via = {name: [it[name] for it in (before, after) if name in it] for name in {**before, **after}}
     _touch(sender, [instance.pk], using, via)
 
 
+def _before_delete_of_end(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
+    for model in tuple(_watched):
+        fields: list[Any] = [] if is_covered(model, using) else list(model._meta.concrete_fields)
+        for field in filter(_is_changed_by_delete, fields):
+            if _concrete(field.related_model) is _concrete(sender):
+                value = getattr(instance, field.target_field.attname)
+                rows = model._base_manager.using(using).filter(**{field.attname: value})
+                _touch(model, rows.values_list("pk", flat=True), using)
+
+
 def _before_delete(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
+    if not is_covered(sender, using):
+        # The object may be older than the row, or lack what only() has left out.
+        setattr(instance, _BEFORE, _stored(sender, instance, using))
     # After it, nothing leads from the object to its rows, which may stay (SET_NULL).
     for row_model, path in _paths(sender):
         if path.via is None:
@@ -304,10 +416,9 @@ def _before_delete(sender: type[Model], instance: Any, using: str, **kwargs: Any
 
 
 def _deleted(sender: type[Model], instance: Any, using: str, **kwargs: Any) -> None:
-    if is_covered(sender, using):
-        return
-    via = {name: [getattr(instance, name)] for name in _vias(sender)}
-    _touch(sender, [instance.pk], using, via)
+    before = instance.__dict__.pop(_BEFORE, {})
+    if not is_covered(sender, using):
+        _touch_all(sender, instance, using, before, {})
 
 
 def _related(
@@ -322,13 +433,23 @@ def _related(
     """Take a change of a many-to-many relation as a change of the objects on both sides."""
     if is_covered(sender, using):
         return
+    ends: list[Any] = [it for it in sender._meta.get_fields() if it.is_relation]
     if action == "pre_clear" and _topics(model):
-        ends: list[Any] = [it for it in sender._meta.get_fields() if it.is_relation]
         own = [it.name for it in ends if _are_kin(it.related_model, type(instance))]
-        theirs = [it.attname for it in ends if _are_kin(it.related_model, model)]
+        theirs = [f"{it.name}__pk" for it in ends if _are_kin(it.related_model, model)]
         rows = sender._base_manager.using(using)
         rows = rows.filter(functools.reduce(Q.__or__, [Q(**{name: instance}) for name in own]))
         _touch(model, chain.from_iterable(rows.values_list(*theirs)), using)
     if action.startswith("post_"):
         _touch(type(instance), [instance.pk], using)
-        _touch(model, pk_set or (), using)
+        _touch(model, _pks(model, ends, pk_set or set(), using), using)
+
+
+def _pks(model: type[Model], ends: list[Any], values: set[Any], using: str) -> Iterable[Any]:
+    """Return the primary keys of the objects that a relation's foreign keys name by other fields."""
+    targets = {it.target_field for it in ends if _are_kin(it.related_model, model)}
+    others = [Q(**{f"{it.name}__in": values}) for it in targets if not it.primary_key]
+    if not (others and values and _topics(model)):
+        return values
+    rows = model._base_manager.using(using).filter(functools.reduce(Q.__or__, others))
+    return rows.values_list("pk", flat=True)

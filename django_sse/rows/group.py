@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,7 @@ from django_sse.wire.events import encode_fields, encode_head
 from . import relay
 from .changes import read, topic_of
 from .paths import Path
-from .plan import Plan
+from .plan import Plan, Row
 
 logger = logging.getLogger("django_sse")
 
@@ -197,7 +197,7 @@ class Group:
             rows, following = await self._run(partial(self.plan.page, after, size))
             # Before the lock is given back: if one of them leaves the queryset, a check has to know
             # that a client holds it.
-            self._held.update((pk, row.key) for pk, row in rows.items())
+            self._hold(rows)
         data = b"".join([encode_fields(row.text, "created") for row in rows.values()])
         return Page(data, len(rows), following)
 
@@ -216,13 +216,19 @@ class Group:
                 if sent.at > position.milliseconds:
                     first.setdefault(sent.pk, sent)
             rows = await self._run(partial(self.plan.read, dict.fromkeys(first)))
-            self._held.update((pk, row.key) for pk, row in rows.items())
+            self._hold(rows)
             events = []
             for pk, sent in first.items():
-                if pk in rows:
-                    events.append(("created" if sent.created else "changed", rows[pk].text))
-                elif not sent.created:
+                row = rows.get(pk)
+                has_key = row is not None and row.key == sent.key
+                if not (sent.created or has_key):
                     events.append(("deleted", self.plan.gone(sent.key)))
+                if row is not None:
+                    is_known = has_key and not sent.created
+                    events.append(("changed" if is_known else "created", row.text))
+            if not self.plan.format.is_by_pk:
+                # What goes comes first: another row may have its key now.
+                events.sort(key=lambda it: it[0] != "deleted")
             # Only the last one moves the client's position. A client that leaves before it gets all
             # of them again.
             ids = [None] * (len(events) - 1) + [str(self.position)]
@@ -331,13 +337,37 @@ class Group:
             raise
         if token != self._token:
             return  # Everything begins anew.
-        for pk in touched:
+        if not self.plan.format.is_by_pk:
+            # What goes comes first, for the same reason as in catch_up().
+            self._remove(pk for pk in touched if pk not in rows)
+            self._rename(rows)
+        # Not only those of `touched`: the database may take two texts for the same key.
+        for pk in dict.fromkeys([*touched, *rows]):
             row = rows.get(pk)
-            if row is not None:
-                self._emit("changed" if pk in self._held else "created", pk, row.key, row.text)
-                self._held[pk] = row.key
-            elif pk in self._held:
-                key = self._held.pop(pk)
+            if row is None:
+                self._remove([pk])
+                continue
+            self._emit("changed" if pk in self._held else "created", pk, row.key, row.text)
+            self._held[pk] = row.key
+
+    def _hold(self, rows: dict[Any, Row]) -> None:
+        """Note that clients hold rows, before the next read begins."""
+        for pk in self._rename(rows):
+            self._emit("created", pk, rows[pk].key, rows[pk].text)
+        self._held.update((pk, row.key) for pk, row in rows.items())
+
+    def _rename(self, rows: dict[Any, Row]) -> list[Any]:
+        """Remove rows under the keys that they do not have any more; return their primary keys."""
+        renamed = [pk for pk, row in rows.items() if self._held.get(pk, row.key) != row.key]
+        self._remove(renamed)
+        return renamed
+
+    def _remove(self, pks: Iterable[Any]) -> None:
+        """Send ``deleted`` for those of the rows that clients hold."""
+        gone = [(pk, self._held.pop(pk)) for pk in pks if pk in self._held]
+        for pk, key in gone:
+            # With a `lookup_field`, another row may have the key by now.
+            if self.plan.format.is_by_pk or key not in self._held.values():
                 self._emit("deleted", pk, key, self.plan.gone(key))
 
     def _emit(self, event: str, pk: Any, key: Any, text: str) -> None:

@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from django.core.exceptions import EmptyResultSet, ImproperlyConfigured
+from django.core.exceptions import EmptyResultSet, FieldDoesNotExist, ImproperlyConfigured
 from django.db import connections, router
-from django.db.models import Model, Prefetch, QuerySet
+from django.db.models import BinaryField, Model, Prefetch, QuerySet
 from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.serializers import BaseSerializer
 
 from django_sse.brokers.base import EventId
 from django_sse.topics.rendering import default_context
@@ -36,6 +37,13 @@ _COMPARED = (
 )
 
 
+# What each QuerySet has.
+_OF_QUERYSETS = frozenset(vars(QuerySet()))
+
+# What Django keeps in an object beside what was loaded; _state() looks into it.
+_CACHES = {"_state", "_prefetched_objects_cache"}
+
+
 class Row(NamedTuple):
     """A row as clients get it; ``key`` is how they know it, as JSON has it."""
 
@@ -51,6 +59,8 @@ class Format(NamedTuple):
     renderer_class: type[BaseRenderer]
     #: The field of the serializer by which clients know a row.
     key_name: str
+    #: Whether that is the primary key, which no two rows have and no row changes.
+    is_by_pk: bool = True
 
 
 class Plan:
@@ -75,14 +85,16 @@ class Plan:
 
         ``owner`` is an object of a connection that shares nothing, or ``None``.
         """
-        self.queryset = queryset
+        self.queryset = queryset.all()
+        # `team.order_set.all()` would show the team as it was when the stream opened.
+        self.queryset._known_related_objects = {}  # type: ignore[attr-defined]
         self.format = format
         self.key = key
         self.owner = owner
         self.model: type[Model] = queryset.model
         self.using = queryset.db
         models = [self.model, *(path.changed for path in paths)]
-        chosen: str | None = queryset._db  # type: ignore[attr-defined]
+        chosen = chosen_database(queryset)
         #: The databases in which the rows may be changed. ``using()`` may have chosen a replica.
         self.written = {router.db_for_write(model) for model in models}
         if chosen is not None:
@@ -101,7 +113,7 @@ class Plan:
         found = {}
         for part in chunks(marks, KEYS):
             for obj in self.queryset.filter(pk__in=part).order_by():
-                row = self._row(obj, marks[obj.pk])
+                row = self._row(obj, marks.get(obj.pk))
                 if row is not None:
                     found[obj.pk] = row
         return found
@@ -216,7 +228,8 @@ def _by_topic(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 def _state(obj: Any) -> dict[str, Any]:
     """Return what was loaded of an object, with the objects that were loaded with it."""
-    found = {name: value for name, value in obj.__dict__.items() if name[0] != "_"}
+    # An annotation may have any name.
+    found = {name: value for name, value in obj.__dict__.items() if name not in _CACHES}
     for name, other in obj._state.fields_cache.items():
         found[f"{name}."] = _state(other) if isinstance(other, Model) else other
     for name, rows in obj.__dict__.get("_prefetched_objects_cache", {}).items():
@@ -229,13 +242,19 @@ def key_name(owner: str, serializer_class: SerializerClass, model: type[Model], 
 
     Raises ``ImproperlyConfigured`` where there is none.
     """
-    pk = model._meta.pk
-    wanted = {"pk", pk.name, pk.attname} if lookup in {"pk", pk.name} else {lookup}
+    pk: Any = model._meta.pk
+    wanted = {lookup}
+    if is_pk(model, lookup):
+        wanted = {"pk", pk.name, pk.attname}
+        while pk.remote_field and pk.remote_field.parent_link:  # The parent's key is the same.
+            pk = pk.remote_field.model._meta.pk
+            wanted |= {pk.name, pk.attname}
     fields = getattr(serializer_class(context=default_context()), "fields", None)
     if fields is None:  # A BaseSerializer.
-        return pk.name if "pk" in wanted else lookup
+        return str(pk.name) if "pk" in wanted else lookup
     for name, field in fields.items():
-        if field.source in wanted and not field.write_only:
+        # An object in an object is no key.
+        if field.source in wanted and not (field.write_only or isinstance(field, BaseSerializer)):
             return str(name)
     raise ImproperlyConfigured(
         f"{owner} needs a serializer with {lookup!r}, by which clients know a row: add a field for "
@@ -243,12 +262,18 @@ def key_name(owner: str, serializer_class: SerializerClass, model: type[Model], 
     )
 
 
-def query_key(owner: str, queryset: QuerySet[Any]) -> Hashable:
-    """Return what is equal for querysets that find the same rows, and load the same of them.
+def is_pk(model: type[Model], lookup: str) -> bool:
+    """Return whether a ``lookup_field`` is the primary key."""
+    return lookup in {"pk", model._meta.pk.name, model._meta.pk.attname}
 
-    Raises ``ImproperlyConfigured`` for a queryset whose rows cannot be asked for by primary key.
-    """
-    query = queryset.query
+
+def check_queryset(owner: str, queryset: Any) -> None:
+    """Raise ``ImproperlyConfigured`` for rows that cannot be asked for by primary key."""
+    if not isinstance(queryset, QuerySet):
+        raise ImproperlyConfigured(
+            f"{owner} must stream a QuerySet of a model's objects, got {queryset!r}."
+        )
+    query, pk = queryset.query, queryset.model._meta.pk
     wrong = None
     if query.is_sliced:
         wrong = "is sliced: a row that a slice pushes out is not known as one that left"
@@ -258,9 +283,57 @@ def query_key(owner: str, queryset: QuerySet[Any]) -> Hashable:
         wrong = "is a values(): serializers take objects"
     elif len(getattr(queryset.model._meta, "pk_fields", [1])) > 1:
         wrong = "has a composite primary key, by which rows cannot be asked for here"
+    elif isinstance(pk, BinaryField):
+        wrong = "has a primary key of bytes, which JSON cannot hold"
+    elif query.distinct_fields:
+        wrong = "is a distinct() of fields: which row it takes depends on the others"
+    elif query.select_for_update:
+        wrong = "is a select_for_update(): streams lock no rows"
+    elif query.where.contains_over_clause or any(
+        getattr(it, "contains_over_clause", False) for it in query.annotations.values()
+    ):
+        wrong = "has a window function, whose result for one row depends on the others"
     if wrong is not None:
         raise ImproperlyConfigured(f"{owner}: the queryset of {queryset.model.__name__} {wrong}.")
-    return (_sql_key(queryset), *map(_prefetch_key, queryset._prefetch_related_lookups))  # type: ignore[attr-defined]
+
+
+def check_lookup(owner: str, model: type[Model], lookup: str) -> None:
+    """Raise ``ImproperlyConfigured`` for a ``lookup_field`` that names several rows at once.
+
+    A field of a constraint over several fields may be unique in the rows of a view.
+    """
+    try:
+        field: Any = model._meta.get_field(model._meta.pk.name if lookup == "pk" else lookup)
+    except FieldDoesNotExist:
+        return  # An annotation. The serializer must have it.
+    unique = [{field.name}] if getattr(field, "unique", False) else []
+    for it in (model, *model._meta.get_parent_list()):
+        unique += map(set, it._meta.unique_together)
+        unique += [set(rule.fields) for rule in it._meta.constraints if hasattr(rule, "fields")]
+    if not any(field.name in names for names in unique):
+        raise ImproperlyConfigured(
+            f"{owner}.lookup_field is {lookup!r}, of which {model.__name__} may have many rows with "
+            "the same value: clients know a row by it. Name a unique field."
+        )
+
+
+def query_key(queryset: QuerySet[Any]) -> Hashable:
+    """Return what is equal for querysets that find the same rows, and load the same of them."""
+    # A project's QuerySet may do something with the objects, and know for which user.
+    own = {name: it for name, it in vars(queryset).items() if name not in _OF_QUERYSETS}
+    iterable: Any = queryset._iterable_class
+    return (
+        type(queryset),
+        iterable,
+        _frozen(sorted(own.items())) if own else None,
+        _sql_key(queryset),
+        *map(_prefetch_key, queryset._prefetch_related_lookups),  # type: ignore[attr-defined]
+    )
+
+
+def chosen_database(queryset: QuerySet[Any]) -> str | None:
+    """Return the database that ``using()`` names, or ``None`` where the router decides."""
+    return queryset._db  # type: ignore[attr-defined,no-any-return]
 
 
 def _sql_key(queryset: QuerySet[Any]) -> Hashable:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model, QuerySet
+from django.db.models.query import RawQuerySet
 from rest_framework.filters import BaseFilterBackend
 from rest_framework.settings import api_settings
 
@@ -28,7 +30,17 @@ from django_sse.wire.serialization import SerializerClass, find_serializer
 from .changes import watch
 from .group import group_for
 from .paths import DependsOn, paths_of
-from .plan import Format, Plan, is_json, key_name, query_key
+from .plan import (
+    Format,
+    Plan,
+    check_lookup,
+    check_queryset,
+    chosen_database,
+    is_json,
+    is_pk,
+    key_name,
+    query_key,
+)
 from .protocol import UNFINISHED, RowEvents, events_of
 from .single import first_or_404, judges_objects, permits_row
 from .subscription import RowSubscription
@@ -122,6 +134,10 @@ class ModelSSEView(SSEView):
                 model = getattr(queryset, "model", None)
                 initkwargs["events"] = events_of(serializer_class, model, lookup)
         view = super().as_view(**initkwargs)
+        if not {"queryset", "serializer_class", "depends_on", "lookup_field"}.isdisjoint(
+            initkwargs
+        ):
+            cls._watch_models(initkwargs)
         if actions is not None:
             # Schema tools take a view with the attribute for a viewset of a router.
             view.actions = actions
@@ -188,22 +204,31 @@ class ModelSSEView(SSEView):
     list = retrieve = SSEView.get
 
     @classmethod
-    def _watch_models(cls) -> None:
+    def _watch_models(cls, given: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Let this process publish changes of the models, although it may never open a stream.
 
-        A view that has only ``get_queryset()`` names its model by the serializer.
+        A view that has only ``get_queryset()`` names its model by the serializer. ``given`` are the
+        attributes that ``as_view()`` replaces.
         """
-        model = cls._model_of_class()
-        if model is not None:
-            watch(model, paths_of(cls.__qualname__, model, cls.depends_on))
+        name = cls.__qualname__
+        depends_on = given.get("depends_on", cls.depends_on)
+        queryset = given.get("queryset", vars(cls).get("queryset", cls.queryset))
+        if isinstance(queryset, RawQuerySet | list | tuple | type):
+            check_queryset(name, queryset)
+        if isinstance(queryset, QuerySet):
+            check_queryset(name, queryset)
+            check_lookup(name, queryset.model, given.get("lookup_field", cls.lookup_field))
+            paths = paths_of(name, queryset.model, depends_on)
+            watch(queryset.model, paths, chosen_database(queryset))
             return
-        for changed in cls.depends_on:
+        for changed in depends_on:
             watch(changed, ())
-        model = getattr(getattr(cls.serializer_class, "Meta", None), "model", None)
+        serializer_class = given.get("serializer_class", cls.serializer_class)
+        model: Any = getattr(getattr(serializer_class, "Meta", None), "model", None)
         if model is not None:
             # The queryset may be of another model. Its paths are checked when a stream opens.
             with suppress(ImproperlyConfigured):
-                watch(model, paths_of(cls.__qualname__, model, cls.depends_on))
+                watch(model, paths_of(name, model, depends_on))
             watch(model, ())
 
     @classmethod
@@ -219,9 +244,11 @@ class ModelSSEView(SSEView):
         """Return what the stream sends; raise the refusal of a single row, at the beginning."""
         name = type(self).__qualname__
         queryset = self.filter_queryset(self.get_queryset())
-        model, key = queryset.model, query_key(name, queryset)
+        check_queryset(name, queryset)
+        model, key = queryset.model, query_key(queryset)
+        check_lookup(name, model, self.lookup_field)
         paths = paths_of(name, model, self.depends_on)
-        watch(model, paths)
+        watch(model, paths, chosen_database(queryset))
         permits = None
         argument = self.lookup_url_kwarg or self.lookup_field
         if self.is_of_one_row(self.kwargs):
@@ -229,7 +256,7 @@ class ModelSSEView(SSEView):
             if anew:
                 self.check_object_permissions(self.request, first_or_404(queryset, wanted))
             queryset = queryset.filter(**wanted)
-            key = query_key(name, queryset)
+            key = query_key(queryset)
             if any(map(judges_objects, self.get_permissions())):
                 permits = partial(permits_row, self)
         context = None
@@ -258,7 +285,7 @@ class ModelSSEView(SSEView):
                 "keys of rows in JSON."
             )
         key = key_name(name, serializer_class, model, self.lookup_field)
-        return Format(serializer_class, renderer, key)
+        return Format(serializer_class, renderer, key, is_pk(model, self.lookup_field))
 
     async def _subscribe(self, *, anew: bool) -> None:
         assert self._outbox is not None

@@ -13,7 +13,7 @@ from rest_framework.renderers import JSONRenderer
 
 from django_sse.brokers.base import EventId
 from django_sse.rows import plan as plans
-from django_sse.rows.plan import Format, Plan, query_key
+from django_sse.rows.plan import Format, Plan, check_queryset, query_key
 from testproject.shop.models import Order
 
 
@@ -64,7 +64,7 @@ def staff() -> Any:
 def test_querysets_are_the_same_where_they_find_and_load_the_same(
     one: Any, other: Any, same: bool, transactional_db: None
 ) -> None:
-    assert (query_key("Rows", one) == query_key("Rows", other)) is same
+    assert (query_key(one) == query_key(other)) is same
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_many_rows_are_asked_for_in_several_queries(
 def test_queryset_with_a_composite_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Order._meta, "pk_fields", [1, 2], raising=False)
     with pytest.raises(plans.ImproperlyConfigured, match="composite primary key"):
-        query_key("Rows", Order.objects.filter(Q(pk=1)).annotate(one=Value(1)))
+        check_queryset("Rows", Order.objects.filter(Q(pk=1)).annotate(one=Value(1)))
 
 
 class Split:

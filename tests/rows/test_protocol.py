@@ -97,7 +97,7 @@ urlpatterns = [
     sse_path("chosen/", Chosen),
     sse_path("users/", Users),
     sse_path("names/", Users.as_view(lookup_field="username")),
-    sse_path("own/", Own.as_view(lookup_field="quantity")),
+    sse_path("own/", Own.as_view(lookup_field="id")),
     sse_path("free/", Freely),
     sse_path("keyless/", Keyless),
 ]

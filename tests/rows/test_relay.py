@@ -24,6 +24,7 @@ from rest_framework import serializers
 
 from django_sse import ModelSSEView
 from django_sse.brokers.database import thread as database_thread
+from django_sse.brokers.database.connections import own_connection, transaction
 from django_sse.contrib.pgtrigger import StreamTrigger, stream_triggers
 from django_sse.exceptions import PublishFailed
 from django_sse.rows import change_table, changes, relay
@@ -288,7 +289,8 @@ async def test_relay_of_a_replica_waits_until_it_can_be_written(
         await sql(insert("ada"))
         with pytest.raises(NothingReceived):
             await copy.event(0.3)
-        await sql(f"DROP {standby}")
+        # Not DROP, in the middle of which a query fails.
+        await sql(f"CREATE OR REPLACE {standby} RETURNS boolean LANGUAGE sql AS 'SELECT false'")
         assert (await copy.event())[1]["username"] == "ada"
     assert "trying again" not in caplog.text
 
@@ -353,6 +355,67 @@ async def test_call_of_the_function_by_hand_keeps_nothing_from_being_told(
         assert [name for name, _ in copy.events[-3:]] == ["reset", "begin", "end"]
         await sql(insert("ada"))
         assert (await copy.event())[1]["username"] == "ada"
+
+
+async def test_changes_that_no_process_takes_are_folded(told: str, sql: Sql, broker: Any) -> None:
+    await sql(insert("ada"))
+    assert await sql("SELECT count(*) FROM django_sse_change") == "1"
+    await sql("UPDATE django_sse_change SET written = now() - interval '601 seconds'")
+    call = "SELECT django_sse_record_change_1('auth.group', '{}') FROM generate_series(1, %d)"
+    await sql(call % 5000)
+    # The old one is gone; that any user may have changed is known.
+    assert await sql("SELECT payload FROM django_sse_change WHERE model = 'auth.user'") == (
+        change_table.ANY_ROW
+    )
+    # What is young stays as it is, and the table does not grow.
+    assert await sql("SELECT count(*) FROM django_sse_change WHERE model = 'auth.group'") == "5000"
+    for _ in range(4):
+        await sql("UPDATE django_sse_change SET written = now() - interval '601 seconds'")
+        await sql(call % 5000)
+    assert int(await sql("SELECT count(*) FROM django_sse_change")) < 11_000
+    async with connect(users(told)) as stream:
+        await Copy(stream).until("end")
+        assert await sql("SELECT count(*) FROM django_sse_change") == "0"
+
+
+async def test_folded_change_begins_streams_anew(told: str, sql: Sql, broker: Any) -> None:
+    async with connect(users(told)) as stream:
+        copy = Copy(stream)
+        await copy.until("end")
+        # As if the relay could not look for long: another transaction holds the row.
+        await sql(
+            f"BEGIN; {insert('ada')}; "
+            "UPDATE django_sse_change SET written = now() - interval '601 seconds'; "
+            "SELECT django_sse_fold_changes_1(); COMMIT"
+        )
+        await copy.until("reset")
+        await copy.until("end")
+        assert [row["username"] for row in copy.rows.values()] == ["ada"]
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+async def test_statement_of_another_isolation_level_never_fails_on_what_a_relay_has_taken(
+    told: str, sql: Sql, level: str
+) -> None:
+    await sql("SELECT django_sse_record_change_1('auth.user', '{}')")
+    await sql("UPDATE django_sse_change SET written = now() - interval '601 seconds'")
+
+    def change() -> None:
+        with connections[told].cursor() as cursor:
+            cursor.execute(f"BEGIN ISOLATION LEVEL {level}")
+            cursor.execute("SELECT count(*) FROM auth_user")
+            take = own_connection(told)
+            with transaction(take):
+                assert len(change_table.take(take)) == 1
+            take.close()
+            cursor.execute(
+                "SELECT django_sse_record_change_1('auth.user', '{}') FROM generate_series(1, 2000)"
+            )
+            cursor.execute("COMMIT")
+        connections[told].close()
+
+    await asyncio.to_thread(change)
+    assert await sql("SELECT count(*) FROM django_sse_change") == "2000"
 
 
 # What is told of a statement.

@@ -864,11 +864,28 @@ class Free(serializers.BaseSerializer[Order]):
 
 
 @pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (Order.objects.all()[:3], "is sliced"),
+        (Order.objects.all().union(Order.objects.all()), r"is a union\(\)"),
+        (Order.objects.values("pk"), r"is a values\(\)"),
+    ],
+)
+async def test_queryset_without_rows_of_a_key_is_refused(
+    rows: Any, words: str, transactional_db: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=words):
+        type("Wrong", (Orders,), {"queryset": rows})
+    with pytest.raises(ImproperlyConfigured, match=words):
+        Orders.as_view(queryset=rows)
+    async with connect(type("Late", (Orders,), {"get_queryset": lambda self: rows})) as stream:
+        assert stream.status_code == 500
+    assert re.search(words, caplog.text)
+
+
+@pytest.mark.parametrize(
     ("attributes", "words"),
     [
-        ({"queryset": Order.objects.all()[:3]}, "is sliced"),
-        ({"queryset": Order.objects.all().union(Order.objects.all())}, r"is a union\(\)"),
-        ({"queryset": Order.objects.values("pk")}, r"is a values\(\)"),
         ({"queryset": None}, "must have a `queryset`"),
         ({"serializer_class": NoKey}, "needs a serializer with 'pk'"),
         (
@@ -999,6 +1016,21 @@ async def test_stream_that_has_ended_sends_no_rows() -> None:
     view._outbox, view._plan, view.close_reason = Mock(), Mock(), "client"
     with pytest.raises(StreamClosed):
         await view._subscribe(anew=False)
+
+
+def test_as_view_watches_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Empty(ModelSSEView):
+        pass
+
+    monkeypatch.setattr(changes, "_watched", set())
+    Empty.as_view(queryset=Order.objects.all(), serializer_class=OrderSerializer)
+    assert changes._watched == {Order}
+    sse_path("", Orders, kwargs={})  # Without attributes, the class has done it.
+    assert changes._watched == {Order}
+    Empty.as_view(serializer_class=OrderSerializer, depends_on={Customer: "orders"})
+    assert changes._watched == {Order, Customer}
+    with pytest.raises(ImproperlyConfigured, match="no relation 'nothing'"):
+        Empty.as_view(queryset=Order.objects.all(), depends_on={Customer: "nothing"})
 
 
 @pytest.mark.parametrize("attributes", [{"serializer_class": OrderSerializer}, {}])

@@ -15,6 +15,7 @@ from django_sse.exceptions import BrokerError
 from django_sse.management.terminal import harmless
 from django_sse.monitoring.doctor import examine
 from django_sse.monitoring.findings import Finding
+from django_sse.rows.diagnosis import examine_triggers
 
 
 class Command(BaseCommand):
@@ -49,7 +50,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object: url, findings")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Examine the stream and the broker, and show the findings."""
+        """Examine the stream, the broker and the triggers, and show the findings."""
         headers = {}
         for line in options["header"]:
             name, colon, value = line.partition(":")
@@ -67,7 +68,8 @@ class Command(BaseCommand):
             )
         except ValueError as error:
             raise CommandError(str(error)) from error
-        diagnosis = replace(diagnosis, findings=[*diagnosis.findings, *_of_the_broker()])
+        found = [*diagnosis.findings, *_of_the_broker(), *examine_triggers()]
+        diagnosis = replace(diagnosis, findings=found)
         if options["json"]:
             findings = [asdict(finding) for finding in diagnosis.findings]
             self.stdout.write(json.dumps({"url": diagnosis.url, "findings": findings}))
