@@ -9,6 +9,7 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
 
 from django_sse.conf import FromSettings
 from django_sse.connection.stream import defines
@@ -143,6 +144,11 @@ def check_attributes(name: str, attributes: Mapping[str, Any]) -> None:
                     f"{where} must be a dict of models and paths, got {value!r}. Write "
                     '{Customer: "order_set"}.'
                 )
+            for changed in value:
+                if not (isinstance(changed, type) and issubclass(changed, Model)):
+                    raise ImproperlyConfigured(
+                        f"{where} must have models as its keys, got {changed!r}. Import the class."
+                    )
         elif attribute == "snapshot_page" and not (type(value) is int and value > 0):
             raise ImproperlyConfigured(
                 f"{where} must be a whole number of rows above 0, got {value!r}."

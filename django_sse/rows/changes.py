@@ -166,7 +166,17 @@ def _messages_of(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str,
         by_model[rows.model] = list(rows.order_by().values_list("pk", flat=True))
         database = rows.db
     else:
+        if isinstance(rows, Model) or not isinstance(rows, Iterable):
+            raise TypeError(
+                f"publish_changes() takes a QuerySet, or a list of objects, got {rows!r}. Write "
+                "publish_changes([order]) for one object."
+            )
         for row in rows:
+            if not isinstance(row, Model):
+                raise TypeError(
+                    f"publish_changes() takes objects of models, got {row!r}. Query rows by their "
+                    "primary keys: publish_changes(Order.objects.filter(pk__in=keys))."
+                )
             if row.pk is None:
                 raise ValueError(
                     f"publish_changes() got {row!r} without a primary key, which the database has "
