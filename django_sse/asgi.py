@@ -49,14 +49,12 @@ class ASGIHandler(asgi.ASGIHandler):
         if scope["type"] == "lifespan":
             await self.lifespan(receive, send)
             return
-        line, overrun, turn = turns.line_for(scope), False, None
-        if line is not None:
-            overrun = line.is_overrun
-            if overrun and self.may_refuse(scope):
-                await turns.refuse(send)
-                return
-            turn = None if overrun else await line.turn(conf.max_handshakes or 1)
-        exchange = _Exchange(receive, send, asyncio.current_task(), turn)
+        line = turns.line_for(scope)
+        overrun = line is not None and line.is_overrun
+        if overrun and self.may_refuse(scope):
+            await turns.refuse(send)
+            return
+        exchange = _Exchange(receive, send, asyncio.current_task(), None if overrun else line)
         exchange.overrun = overrun
         current_exchange.set(exchange)
         try:
@@ -92,6 +90,22 @@ class ASGIHandler(asgi.ASGIHandler):
             del view
             if pending is not None:
                 await pending.aclose()
+
+    async def read_body(self, receive: Receive) -> Any:
+        """Read the body, and let a stream's handshake wait for its turn.
+
+        The turn comes after the body: a client that announces a body and never sends it would keep
+        its turn, and all who wait for one.
+        """
+        body = await super().read_body(receive)
+        exchange = cast("_Exchange | None", current_exchange.get())
+        if exchange is not None:
+            try:
+                await exchange.begin_turn()
+            except BaseException:
+                body.close()
+                raise
+        return body
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Load the middleware, and let what is synchronous in it share trips to the thread."""
@@ -236,6 +250,7 @@ class _Exchange:
     """The ``receive`` and ``send`` of one request, and what is handed over to its stream."""
 
     __slots__ = (
+        "_line",
         "_own_task",
         "_receive",
         "_send",
@@ -258,14 +273,16 @@ class _Exchange:
         receive: Receive,
         send: Send,
         own_task: asyncio.Task[Any] | None,
-        turn: turns.Turn | None = None,
+        line: turns.Line | None = None,
     ) -> None:
         #: Stands before the server's ``receive`` where a call of that must not be cancelled.
         self.pending = None if keeps_cancelled(receive) else PendingReceive(receive)
         self._receive = self.pending or receive
         self._send = send
         self._own_task = own_task
-        self._turn = turn
+        # Where the request waits for its turn, and then the turn.
+        self._line = line
+        self._turn: turns.Turn | None = None
         #: Whether more clients come than can be served, so that a stream's is refused.
         self.overrun = False
         #: The request's view, from the middleware's trip to the thread until Django's handler asks.
@@ -290,6 +307,12 @@ class _Exchange:
             await self._send(message)
         elif message["type"] == "http.response.start":
             self.start = message
+
+    async def begin_turn(self) -> None:
+        """Wait for the turn of this handshake, where it has to."""
+        line, self._line = self._line, None
+        if line is not None:
+            self._turn = await line.turn(conf.max_handshakes or 1)
 
     def end_turn(self) -> None:
         """Let the next handshake begin: this one was decided, or is none."""

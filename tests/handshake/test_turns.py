@@ -126,7 +126,8 @@ async def test_so_many_are_asked_at_once_in_the_order_in_which_they_came(applica
             await asyncio.sleep(0.01)
         await until(lambda: len(door.asked) == 2)
         await asyncio.sleep(0.1)
-        assert door.asked == ["0", "1"]
+        # The two that are under way each have a thread, and may overtake each other there.
+        assert sorted(door.asked) == ["0", "1"]
         # One that leaves while it waits takes nobody's turn for long.
         tasks.pop(2).cancel()
         door.open.set()
