@@ -73,14 +73,12 @@ class ASGIHandler(asgi.ASGIHandler):
 
         The third is what is to be closed at the end, or ``None``.
         """
-        line, overrun, turn = turns.line_for(scope), False, None
-        if line is not None:
-            overrun = line.is_overrun
-            if overrun and self.may_refuse(scope):
-                await turns.refuse(send)
-                return None, receive, None
-            turn = None if overrun else await line.turn(conf.max_handshakes or 1)
-        exchange = _Exchange(receive, send, asyncio.current_task(), turn)
+        line = turns.line_for(scope)
+        overrun = line is not None and line.is_overrun
+        if overrun and self.may_refuse(scope):
+            await turns.refuse(send)
+            return None, receive, None
+        exchange = _Exchange(receive, send, asyncio.current_task(), None if overrun else line)
         exchange.overrun = overrun
         current_exchange.set(exchange)
         try:
@@ -126,13 +124,23 @@ class ASGIHandler(asgi.ASGIHandler):
             exchange.end_turn_from_thread()
         exchange.resolved = self._view_methods.call_early(request, match)
 
-    async def read_body(self, receive: Any) -> Any:
-        """Read the request's body; ``request_started`` comes next."""
+    async def read_body(self, receive: Receive) -> Any:
+        """Read the body, and let a stream's handshake wait for its turn; ``request_started`` comes next.
+
+        The turn comes after the body: a client that announces a body and never sends it would keep
+        its turn, and all who wait for one.
+        """
         body = await super().read_body(receive)
         exchange = cast("_Exchange | None", current_exchange.get())
-        if exchange is not None and exchange.thread is not None:
-            exchange.thread.first = receivers_of_a_start(type(self))
-            exchange.thread.postpones = bool(exchange.thread.first)
+        if exchange is not None:
+            try:
+                await exchange.begin_turn()
+            except BaseException:
+                body.close()
+                raise
+            if exchange.thread is not None:
+                exchange.thread.first = receivers_of_a_start(type(self))
+                exchange.thread.postpones = bool(exchange.thread.first)
         return body
 
     def create_request(self, scope: Any, body_file: Any) -> Any:
@@ -262,6 +270,7 @@ class _Exchange:
     """The ``receive`` and ``send`` of one request, and what is handed over to its stream."""
 
     __slots__ = (
+        "_line",
         "_own_task",
         "_receive",
         "_send",
@@ -285,14 +294,16 @@ class _Exchange:
         receive: Receive,
         send: Send,
         own_task: asyncio.Task[Any] | None,
-        turn: turns.Turn | None = None,
+        line: turns.Line | None = None,
     ) -> None:
         #: Stands before the server's ``receive`` where a call of that must not be cancelled.
         self.pending = None if keeps_cancelled(receive) else PendingReceive(receive)
         self._receive = self.pending or receive
         self._send = send
         self._own_task = own_task
-        self._turn = turn
+        # Where the request waits for its turn, and then the turn.
+        self._line = line
+        self._turn: turns.Turn | None = None
         #: Whether more clients come than can be served, so that a stream's is refused.
         self.overrun = False
         #: The request's view, from the middleware's trip to the thread until Django's handler asks.
@@ -319,6 +330,12 @@ class _Exchange:
             await self._send(message)
         elif message["type"] == "http.response.start":
             self.start = message
+
+    async def begin_turn(self) -> None:
+        """Wait for the turn of this handshake, where it has to."""
+        line, self._line = self._line, None
+        if line is not None:
+            self._turn = await line.turn(conf.max_handshakes or 1)
 
     def end_turn(self) -> None:
         """Let the next handshake begin: this one was decided, or is none."""

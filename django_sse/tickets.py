@@ -102,7 +102,7 @@ class TicketView(APIView):
         wish.is_valid(raise_exception=True)
         path = iri_to_uri(wish.validated_data["path"])
         if not self.is_stream(path):
-            raise serializers.ValidationError({"path": ["There is no stream at this path."]})
+            raise serializers.ValidationError({"path": [self._why_not(path)]})
         try:
             ticket = make_ticket(request.user, path)
         except ValueError as error:
@@ -133,6 +133,13 @@ class TicketView(APIView):
         except Resolver404:
             return False
         return issubclass(getattr(match.func, "cls", object), Handshake)
+
+    @staticmethod
+    def _why_not(path: str) -> str:
+        """Return what is wrong with a path that leads to no stream."""
+        if "://" in path or path.startswith("//") or {"?", "#"} & set(path):
+            return "Send the path alone, without a site and a query. Add the query to `url`."
+        return "There is no stream at this path."
 
 
 def _path(request: Any) -> str:

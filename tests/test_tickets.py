@@ -46,6 +46,28 @@ def test_view_gives_a_page_its_id_where_it_asks_for_one(settings: Any) -> None:
         assert TicketAuthentication().authenticate(APIView().initialize_request(page)) is not None
 
 
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (
+            "/quiet/?status=open",
+            "Send the path alone, without a site and a query. Add the query to `url`.",
+        ),
+        (
+            "https://shop.example/quiet/",
+            "Send the path alone, without a site and a query. Add the query to `url`.",
+        ),
+        ("/nothing/", "There is no stream at this path."),
+    ],
+)
+def test_view_says_what_is_wrong_with_a_path(settings: Any, path: str, reason: str) -> None:
+    settings.ROOT_URLCONF = __name__
+    request = APIRequestFactory().post("/tickets/", {"path": path}, format="json")
+    force_authenticate(request, Robot())
+    response = TicketView.as_view()(request)
+    assert (response.status_code, response.data) == (400, {"path": [reason]})
+
+
 def test_view_gives_no_ticket_to_who_is_not_of_the_database(settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
     request = APIRequestFactory().post("/tickets/", {"path": "/quiet/"}, format="json")

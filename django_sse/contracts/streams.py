@@ -92,6 +92,8 @@ def _found(patterns: Any, prefix: str, namespaces: tuple[str, ...]) -> Iterator[
             yield from _found(pattern.url_patterns, path, inner)
             continue
         cls = getattr(pattern.callback, "cls", None)
+        if path.removesuffix("/").endswith(".{format}"):
+            continue  # A DRF router's other address of a stream that is there already.
         if isinstance(cls, type) and issubclass(cls, SSEView):
             name = ":".join((*namespaces, pattern.name)) if pattern.name else None
             initkwargs = getattr(pattern.callback, "initkwargs", {})
@@ -103,6 +105,7 @@ def _template(pattern: Any) -> str:
         return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", str(pattern))
     text = remove_non_capturing_groups(str(pattern))
     text = replace_metacharacters(replace_unnamed_groups(replace_named_groups(text)))
+    text = re.sub(r"\\([-./])", r"\1", text)  # "\." of a regular expression is a dot.
     return re.sub(r"<(\w+)>", r"{\1}", text).removeprefix("/")
 
 

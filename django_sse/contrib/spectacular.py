@@ -18,9 +18,9 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import build_basic_type, resolve_type_hint
 from drf_spectacular.settings import spectacular_settings
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter
+from drf_spectacular.utils import OpenApiParameter, inline_serializer
 from rest_framework.permissions import AllowAny
-from rest_framework.serializers import BaseSerializer
+from rest_framework.serializers import BaseSerializer, BooleanField, CharField, DateTimeField
 
 from django_sse.contracts.streams import OWN_EVENTS, declared_events
 from django_sse.handshake.form import serializer_of_body
@@ -282,6 +282,51 @@ class SSEViewExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]
         replaced = type(view.__name__, (view,), attributes)
         declaring.discard(replaced)  # The view itself is checked.
         return replaced
+
+
+class TicketSchema(AutoSchema):
+    """Describes the request for a ticket."""
+
+    def get_request_serializer(self) -> Any:
+        """Return what a client sends."""
+        return inline_serializer(
+            "StreamTicketWish",
+            {
+                "path": CharField(
+                    max_length=2000, help_text="The path of a stream, without query."
+                ),
+                "client": BooleanField(default=False, help_text="Ask for a new page's id, too."),
+            },
+        )
+
+    def get_response_serializers(self) -> Any:
+        """Return what a client gets."""
+        ticket = inline_serializer(
+            "StreamTicket",
+            {
+                "ticket": CharField(),
+                "url": CharField(help_text="The path with the ticket, for an EventSource."),
+                "expires": DateTimeField(),
+                "client": CharField(required=False, help_text="The id of the page that asked."),
+            },
+        )
+        return {200: ticket}
+
+
+class TicketViewExtension(OpenApiViewExtension):  # type: ignore[no-untyped-call]
+    """Lets the view that gives tickets have its schema. What a project says itself takes precedence."""
+
+    target_class = "django_sse.tickets.TicketView"
+    match_subclasses = True
+
+    def view_replacement(self) -> Any:
+        """Return the view with that schema."""
+        view = self.target_callback.cls
+        known = type(view.schema)
+        bases = (TicketSchema,) if known is AutoSchema else (known, TicketSchema)
+        schema = type("TicketSchema", bases, {})()
+        attributes = {"schema": schema, "__module__": view.__module__, "__doc__": view.__doc__}
+        return type(view.__name__, (view,), attributes)
 
 
 class TicketScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

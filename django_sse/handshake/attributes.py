@@ -9,6 +9,7 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
 
 from django_sse.conf import FromSettings
 from django_sse.connection.stream import defines
@@ -118,6 +119,19 @@ def _must_be(what: str, is_right: Callable[[Any], bool], hint: str = "") -> Chec
     return check
 
 
+def _check_depends_on(name: str, attribute: str, value: Any) -> None:
+    where = f"{name}.{attribute}"
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(
+            f'{where} must be a dict of models and paths, got {value!r}. Write {{Customer: "order_set"}}.'
+        )
+    for changed in value:
+        if not (isinstance(changed, type) and issubclass(changed, Model)):
+            raise ImproperlyConfigured(
+                f"{where} must have models as its keys, got {changed!r}. Import the class."
+            )
+
+
 def _check_events(name: str, attribute: str, value: Any) -> None:
     if value is not None:
         Declaration(name, value)
@@ -185,11 +199,7 @@ _DURATION = _must_be("a number of seconds above 0, a timedelta or None", _is_dur
 #: The attributes that are checked, and the check of each.
 CHECKED: Mapping[str, Check] = {
     "browsable": _must_be("True, False or None", lambda it: it in (None, False, True)),
-    "depends_on": _must_be(
-        "a dict of models and paths",
-        lambda it: isinstance(it, Mapping),
-        'Write {Customer: "order_set"}.',
-    ),
+    "depends_on": _check_depends_on,
     "events": _check_events,
     "groups": _check_groups,
     "heartbeat": _must_be(

@@ -6,6 +6,7 @@ import copy
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from inspect import isasyncgenfunction
 from typing import Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
@@ -90,6 +91,12 @@ class JobView(SSEView[T], base=True):
                     f"{cls.__qualname__}.{name}() must be an `async def`. Call what is synchronous "
                     "in it with `await sync_to_async(…)()`."
                 )
+        work = cls.work
+        if not (iscoroutinefunction(work) or isasyncgenfunction(work)):
+            raise ImproperlyConfigured(
+                f"{cls.__qualname__}.work() must be an `async def` (a coroutine, or an async "
+                "generator). Call what is synchronous in it with `await sync_to_async(…)()`."
+            )
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:

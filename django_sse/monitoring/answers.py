@@ -22,7 +22,10 @@ _REMEDIES = {
     400: "Where this is Django's, its log tells why: often the host is not in ALLOWED_HOSTS.",
     404: "See the address, its last slash included, and what urls.py has; a connect() may say so too.",
     405: "The view does not offer GET, which is all that an EventSource can do.",
-    406: "Something on the way has changed the header Accept: text/event-stream.",
+    406: (
+        "Is it the address of a stream? An ordinary endpoint of Django REST framework answers this. "
+        "If it is, something on the way has changed the header Accept: text/event-stream."
+    ),
     429: "A throttle of the view, most likely. Browsers reconnect by themselves: leave them room.",
     500: "The server's log has the traceback.",
 }

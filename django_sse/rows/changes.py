@@ -199,6 +199,11 @@ def _messages_of(rows: QuerySet[Any] | Iterable[Model]) -> tuple[list[tuple[str,
         by_model[rows.model] = list(rows.values_list("pk", flat=True))
         database = rows.db
     else:
+        if isinstance(rows, Model) or not isinstance(rows, Iterable):
+            raise TypeError(
+                f"publish_changes() takes a QuerySet, or a list of objects, got {rows!r}. Write "
+                "publish_changes([order]) for one object."
+            )
         for row in rows:
             if not isinstance(row, Model):
                 raise TypeError(

@@ -8,7 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model, QuerySet
 from django.db.models.query import RawQuerySet
@@ -114,6 +114,12 @@ class ModelSSEView(SSEView):
                 raise ImproperlyConfigured(
                     f"{cls.__qualname__}.{hook}() takes the place of what ModelSSEView needs for its "
                     "own working. Change the queryset or the serializer."
+                )
+        for hook in ("get_queryset", "filter_queryset", "get_serializer_class"):
+            if iscoroutinefunction(getattr(cls, hook)):
+                raise ImproperlyConfigured(
+                    f"{cls.__qualname__}.{hook}() must be a plain `def`, as in DRF: it runs in a "
+                    "thread, where it may query."
                 )
         if cls.overflow == "drop_oldest":
             raise ImproperlyConfigured(

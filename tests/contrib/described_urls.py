@@ -13,7 +13,7 @@ from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.routers import DefaultRouter
 
 from django_sse import JobView, ModelSSEView, ServerSentEvent, SSEView, serializes, sse_path
-from django_sse.tickets import TicketAuthentication
+from django_sse.tickets import TicketAuthentication, TicketView
 
 
 @serializes(User)
@@ -99,6 +99,7 @@ class Chat(Answer):
 
 urlpatterns = [
     path("routed/", include(router.urls)),
+    path("tickets/", TicketView.as_view()),
     sse_path("users/", Users),
     sse_path("users/<str:username>/", Users),
     sse_path("orders/<slug:shop>/", Orders),

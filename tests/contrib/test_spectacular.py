@@ -93,6 +93,22 @@ def test_stream_is_described(generated: tuple[str, dict[str, Any]]) -> None:
     assert set(document["components"]["schemas"]["User"]["properties"]) == {"username"}
 
 
+def test_request_for_a_ticket_is_described(generated: tuple[str, dict[str, Any]]) -> None:
+    _, document = generated
+    operation = document["paths"]["/tickets/"]["post"]
+    schemas = document["components"]["schemas"]
+    sent = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    got = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert schemas[sent.rpartition("/")[2]]["required"] == ["path"]
+    assert schemas[got.rpartition("/")[2]]["required"] == ["expires", "ticket", "url"]
+    assert set(schemas[got.rpartition("/")[2]]["properties"]) == {
+        "ticket",
+        "url",
+        "expires",
+        "client",
+    }
+
+
 def test_rows_of_a_model_are_described(generated: tuple[str, dict[str, Any]]) -> None:
     version, document = generated
     for path in (

@@ -664,6 +664,14 @@ async def test_views_that_cannot_work() -> None:
             def enqueue(self, job_id: str) -> None:  # type: ignore[override]
                 pass
 
+    with pytest.raises(
+        ImproperlyConfigured, match=r"work\(\) must be an `async def` \(a coroutine"
+    ):
+
+        class SyncWork(JobView):
+            def work(self) -> None:  # type: ignore[override]
+                pass
+
     class Declares(Words):
         events = {"progress": float}
 

@@ -831,6 +831,10 @@ async def test_client_of_a_long_snapshot_catches_up_with_what_it_could_not_hold(
         assert (await copy.event())[1]["id"] == rows[1].pk
 
 
+async def asynchronous(self: Any) -> Any:
+    """Stand in for a hook that DRF calls without an `await`."""
+
+
 @pytest.mark.parametrize(
     ("attributes", "words"),
     [
@@ -839,7 +843,9 @@ async def test_client_of_a_long_snapshot_catches_up_with_what_it_could_not_hold(
         ({"serialize": lambda self, obj: ""}, r"serialize\(\) takes the place"),
         ({"overflow": "drop_oldest"}, "cannot keep its copy"),
         ({"depends_on": [Customer]}, "must be a dict of models and paths"),
+        ({"depends_on": {"Customer": "orders"}}, "must have models as its keys, got 'Customer'"),
         ({"depends_on": {Customer: "nothing"}}, "no relation 'nothing'"),
+        ({"get_queryset": asynchronous}, r"get_queryset\(\) must be a plain `def`"),
         ({"snapshot_page": 0}, "must be a whole number of rows"),
     ],
 )
@@ -924,6 +930,20 @@ async def test_serializer_of_any_kind_must_have_the_key(order: Callable[..., Ord
 async def test_publish_changes_needs_saved_objects() -> None:
     with pytest.raises(ValueError, match="without a primary key"):
         await apublish_changes([Order()])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (Order(pk=1), r"Write publish_changes\(\[order\]\) for one object"),
+        (Order, "takes a QuerySet, or a list of objects"),
+        (None, "takes a QuerySet, or a list of objects"),
+        ([1, 2], r"takes a QuerySet, or objects of models, got 1\..*pk__in=keys"),
+    ],
+)
+def test_publish_changes_says_what_it_takes(rows: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        publish_changes(rows)
 
 
 # Corners.

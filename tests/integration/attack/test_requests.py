@@ -232,6 +232,20 @@ def test_slow_openings_keep_nobody_else_waiting(target: Target) -> None:
             client.close()
 
 
+def test_bodies_that_never_come_keep_nobody_else_waiting(target: Target) -> None:
+    slow = [target.client() for _ in range(60)]
+    try:
+        for client in slow:
+            client.raw(LINE + b"Accept: text/event-stream\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(3):
+            began = time.monotonic()
+            assert target.first_event("quick") == "probe"
+            assert time.monotonic() - began < 2
+    finally:
+        for client in slow:
+            client.close()
+
+
 def test_a_request_sent_byte_by_byte_gets_its_stream(target: Target) -> None:
     with target.client() as client:
         for byte in LINE + b"Last-Event-ID: 7\r\n\r\n":

@@ -77,6 +77,12 @@ def _ids(*milliseconds: int) -> str:
     return "".join(f"data: x\nid: {number}-0\n\n" for number in milliseconds)
 
 
+def test_doctor_asks_whether_an_ordinary_endpoint_is_a_stream(script: Script) -> None:
+    script.answer("HTTP/1.1 406 Not Acceptable\r\nContent-Length: 0\r\n\r\n")
+    [problem] = examine(script.url, seconds=0.5).problems
+    assert problem.remedy.startswith("Is it the address of a stream?")
+
+
 @pytest.mark.parametrize(
     ("pieces", "expected"),
     [

@@ -113,6 +113,19 @@ orders.get().map((order) => order.price);
 orders.subscribe(() => names.push("changed"));
 """
 
+# A stream of the same project without `created`.
+BELLS = """
+from django_sse import SSEView, sse_path
+
+
+class Bells(SSEView):
+    topics = ["bells"]
+    events = {"rung": int}
+
+
+urlpatterns += [sse_path("bells/", Bells)]
+"""
+
 SHOW = """
 import { rowsOf } from "./rows";
 
@@ -125,6 +138,8 @@ def test_store_of_the_page_keeps_a_copy(
     project: Project, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     packages = install(tmp_path_factory)
+    urls = project.directory / "project" / "urls.py"
+    urls.write_text(urls.read_text() + BELLS)
     project.manage("sse_client", "--output", str(tmp_path / "streams.ts"))
     [store] = [it.text for it in blocks(PAGE) if it.text.startswith("// rows.ts")]
     assert len(store.splitlines()) <= 50
