@@ -137,48 +137,41 @@ def fork(arguments: Sequence[str], env: Mapping[str, str], output: int) -> Forke
 
 
 def _serve(requests: socket.socket) -> tuple[list[str], dict[str, str]] | None:
-    """Fork for each request. Return in each fork what it is to run, and None at the end."""
-    running: dict[int, socket.socket] = {}
-    wakeup, woken = socket.socketpair()
-    for it in (wakeup, woken):
-        it.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    """Fork for each request. Return in each program what it is to run, and None at the end."""
+    # Keepers, which nobody waits for, leave no zombies.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        ready, _, _ = select.select([requests, wakeup], [], [])
-        if wakeup in ready:
-            wakeup.recv(4096)
-            _tell_ended(running)
-        if requests not in ready:
-            continue
         data, files, _, _ = socket.recv_fds(requests, LONGEST, 2)
         if not data:
             return None
-        events, output = files
-        pid = os.fork()
-        if not pid:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.setsid()
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            for it in (requests, wakeup, woken, *running.values()):
-                it.detach()
+        if not os.fork():
+            _keep(*files)
+            # The program has nothing that the template has open.
+            requests.detach()
             os.closerange(3, 1024)
             arguments, env = json.loads(data)
             return arguments, env
-        os.close(output)
-        running[pid] = socket.socket(fileno=events)
-        running[pid].send(str(pid).encode())
+        for file in files:
+            os.close(file)
 
 
-def _tell_ended(running: dict[int, socket.socket]) -> None:
-    while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        with running.pop(pid) as events, contextlib.suppress(OSError):
-            events.send(str(os.waitstatus_to_exitcode(status)).encode())
+def _keep(events: int, output: int) -> None:
+    """Fork the program, in which this returns; tell its process id, and how it ends.
+
+    Programs are no children of one process: workers that are, and have the same command line, count
+    as those of one server.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if pid := os.fork():
+        teller = socket.socket(fileno=events)
+        teller.send(str(pid).encode())
+        _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(OSError):
+            teller.send(str(os.waitstatus_to_exitcode(status)).encode())
+        os._exit(0)
+    os.setsid()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
 
 
 def main() -> None:
