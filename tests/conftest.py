@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -46,15 +45,10 @@ SLOW = (
 )
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     # A shell lets background jobs ignore SIGINT, and the tests' servers would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Coverage measures the processes of pytest-xdist. It would also measure every server that a
-    # test starts, which takes 0.4 s of CPU each. No line needs that: each runs in a test's process.
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-            del os.environ[name]
     # Django's default hasher takes 0.25 s of CPU for each password, on purpose.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
