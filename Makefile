@@ -8,7 +8,14 @@ ARGS ?=
 WORKERS ?= 3
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+# `$(call install,environment,packages)`: with uv where UV names it, and with pip else, or where uv
+# cannot do it, because an index is known to pip alone, for example.
+install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python $(2) ||) \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-input $(2)
+EXTRAS := .[daphne,redis,openapi]
+
+# Tests start hundreds of processes. Without bytecode, each compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench compat docs screenshots client clean
@@ -21,7 +28,7 @@ help: ## say what there is
 	@echo "make compat  try streams beside other packages, in $(COMPAT_VENV) (ARGS=sentry: rows with that in their name)"
 	@echo "make docs    build the documentation as a site, in dist/site (make screenshots renews its pictures)"
 	@echo "make client  build the browsers' client anew from its source"
-	@echo "make clean   remove $(VENV), the database of the demo, and what tools have left behind"
+	@echo "make clean   remove the environments, the database of the demo, and what tools have left behind"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), PORT=$(PORT), WORKERS=$(WORKERS) (tests at once)"
 
@@ -64,11 +71,11 @@ compat: $(COMPAT_VENV)/.compat ## try streams beside other packages
 $(COMPAT_VENV)/.compat: requirements-compat.txt
 	@echo "Preparing $(COMPAT_VENV) (once) …"
 	@$(PYTHON) -m venv $(COMPAT_VENV)
-	@$(COMPAT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
+	@$(call install,$(COMPAT_VENV),--requirement $<)
 	@touch $@
 
 clean: ## remove what was made
-	rm -rf $(VENV) $(COMPAT_VENV) db.sqlite3 dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(COMPAT_VENV) .venv-uv db.sqlite3 dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The environment is made once, and again when one of these files changes. The demo needs
@@ -84,11 +91,11 @@ $(VENV)/.demo: pyproject.toml requirements-dev.txt
 	@$(PYTHON) -m venv $(VENV) || { \
 		echo "$(PYTHON) could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; \
 		rm -rf $(VENV); exit 1; }
-	@$(PIP) --constraint requirements-dev.txt --editable ".[daphne,redis,openapi]" \
-		django-cors-headers django-htmx drf-spectacular-sidecar
+	@$(call install,$(VENV),--constraint requirements-dev.txt --editable "$(EXTRAS)" \
+		django-cors-headers django-htmx drf-spectacular-sidecar)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "Adding the development tools to $(VENV) (once) …"
-	@$(PIP) --requirement requirements-dev.txt
+	@$(call install,$(VENV),--requirement requirements-dev.txt)
 	@touch $@

@@ -49,6 +49,8 @@ def pytest_configure() -> None:
     # A shell lets background jobs ignore SIGINT, and the tests' servers would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Django's default hasher takes 0.25 s of CPU for each password, on purpose.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -106,7 +106,6 @@ class Trial:
             "HOME": str(self._directory),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "DJANGO_SETTINGS_MODULE": "tests.compat.project.settings",
             "STRANGER": self.stranger.name,
             "DATABASE": str(self.database),

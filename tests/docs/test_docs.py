@@ -7,7 +7,6 @@ import asyncio
 import importlib
 import importlib.util
 import json
-import os
 import re
 import shlex
 import signal
@@ -15,8 +14,8 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib.metadata import entry_points
 from itertools import pairwise
 from pathlib import Path
@@ -205,10 +204,10 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def pasted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pasted]:
+def pasted(tmp_path_factory: pytest.TempPathFactory) -> Pasted:
     """``pasted(page)`` is a fresh project with the README and that page, checked and migrated.
 
-    All are made at once, beside each other, when the first is asked for.
+    It is made when it is first asked for: the tests of the module may run in several processes.
     """
 
     def make(page: Path) -> Project:
@@ -223,9 +222,7 @@ def pasted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pasted]:
 
     directory = tmp_path_factory.mktemp("docs")
     template = Project(directory / "template")
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        futures: dict[Path, Future[Project]] = {page: threads.submit(make, page) for page in BUILT}
-        yield lambda page: futures[page].result()
+    return cache(make)
 
 
 PREPARE = '''"""Imports every module, runs the checks, makes the tables and a user."""

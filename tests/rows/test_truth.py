@@ -413,7 +413,7 @@ def slow_queries(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from .template import Forked, fork
+
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
@@ -40,6 +42,9 @@ _COMMANDS: dict[str, Sequence[str]] = {
     "gunicorn": ("-k", "asgi", *_GUNICORN),
     "gunicorn-uvicorn": ("-k", "uvicorn_worker.UvicornWorker", *_GUNICORN),
 }
+
+#: The servers that serve in the process that was started. They start as forks of a template.
+FORKED = ("daphne", "uvicorn")
 
 #: The servers that the project supports, for ``pytest.mark.parametrize``.
 SERVERS = tuple(_COMMANDS)
@@ -80,8 +85,8 @@ class Server:
         self._command = [sys.executable, "-m", name.partition("-")[0]]
         self._command += [part.format(port=self.port) for part in _COMMANDS[name]]
         self._command += [*args, application]
-        self._env = _environment(settings, database) | dict(env or {})
-        self._process: subprocess.Popen[bytes] | None = None
+        self._env = _unmeasured(_environment(settings, database) | dict(env or {}))
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -124,19 +129,22 @@ class Server:
         """Start the server and wait until it accepts connections; ``RuntimeError`` if it doesn't."""
         assert self._process is None, "The server runs already."
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A group of its own, so that its children can be ended with it.
-                start_new_session=True,
-            )
+            if type(self) is Server and self.name in FORKED:
+                self._process = fork(self._command[2:], self._env, log.fileno())
+            else:
+                self._process = subprocess.Popen(
+                    self._command,
+                    cwd=ROOT,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # A group of its own, so that its children can be ended with it.
+                    start_new_session=True,
+                )
         deadline = time.monotonic() + START_SECONDS
         while self.running and time.monotonic() < deadline:
-            if listens(self.port):
+            if listens(self.port) and (type(self) is not Server or self._handles_signals()):
                 return
             time.sleep(0.02)
         self._kill()
@@ -180,6 +188,14 @@ class Server:
             except OSError:  # Closed while we looked.
                 continue
         return count
+
+    def _handles_signals(self) -> bool:
+        # Daphne listens a moment before it does, and SIGTERM would kill it in between.
+        with suppress(OSError):
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+            return bool(caught >> signal.SIGTERM - 1 & 1)
+        return False
 
     def _kill(self) -> None:
         process, self._process = self._process, None
@@ -234,9 +250,13 @@ def copy_database(source: Path, target: Path) -> Path:
     return target
 
 
+def _unmeasured(env: Mapping[str, str]) -> dict[str, str]:
+    # The memory and speed of servers is looked at. Coverage would also take 0.4 s for each start.
+    return {name: it for name, it in env.items() if not name.startswith("COVERAGE_")}
+
+
 def _environment(settings: str, database: Path | None) -> dict[str, str]:
-    # Their memory and speed is looked at: they are not measured for coverage.
-    env = {name: it for name, it in os.environ.items() if not name.startswith("COVERAGE_")}
+    env = _unmeasured(os.environ)
     env["DJANGO_SETTINGS_MODULE"] = settings
     env["PYTHONUNBUFFERED"] = "1"
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))

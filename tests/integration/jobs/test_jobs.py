@@ -33,6 +33,9 @@ FAILED = '{"state": "failed"}'
 Serve = Callable[..., Server]
 Environment = Callable[..., Mapping[str, str]]
 
+#: Without TLS. A client that loads the certificates takes 25 ms of CPU, more than the request.
+ask = partial(httpx.stream, verify=False)
+
 
 class Reader:
     """Reads a response event by event; what it has seen is in ``events``."""
@@ -62,14 +65,14 @@ class Reader:
 
 @contextmanager
 def start(server: Server, number: int, path: str = "/counting/", **data: Any) -> Iterator[Reader]:
-    with httpx.stream("POST", server.url + path, json={"number": number, **data}) as response:
+    with ask("POST", server.url + path, json={"number": number, **data}) as response:
         yield Reader(response)
 
 
 @contextmanager
 def read(server: Server, job: str, seen: Any = None, path: str = "/counting/") -> Iterator[Reader]:
     headers = {} if seen is None else {"Last-Event-ID": str(seen)}
-    with httpx.stream("GET", f"{server.url}{path}{job}/", headers=headers) as response:
+    with ask("GET", f"{server.url}{path}{job}/", headers=headers) as response:
         yield Reader(response)
 
 
@@ -78,7 +81,7 @@ def start_once(
 ) -> tuple[str, list[ServerSentEvent]]:
     data = {"number": 5, "pause": 0.01}
     url = server.url + path
-    with httpx.stream("POST", url, json=data, headers=headers, timeout=timeout) as response:
+    with ask("POST", url, json=data, headers=headers, timeout=timeout) as response:
         reader = Reader(response)
         return reader.job, reader.read()
 
@@ -205,19 +208,19 @@ def test_restarted_server_with_its_broker_in_memory_knows_no_job(serve_jobs: Ser
 
 
 @pytest.mark.parametrize("name", ["daphne", "uvicorn"])
-def test_thousand_posts_at_once_start_as_many_jobs_as_the_process_takes(
+def test_many_posts_at_once_start_as_many_jobs_as_the_process_takes(
     name: str, redis_server: RedisServer, serve_jobs: Serve
 ) -> None:
     server = serve_jobs(name, environment(redis(redis_server), MAX_JOBS=20))
 
     def post(_: int) -> tuple[int, str | None]:
         data = {"number": 1_000_000, "pause": 0.1}
-        with httpx.stream("POST", server.url + "/counting/", json=data, timeout=60) as response:
+        with ask("POST", server.url + "/counting/", json=data, timeout=60) as response:
             assert response.status_code == 200 or int(response.headers["Retry-After"]) > 0
             return response.status_code, response.headers.get("SSE-Job")
 
     with ThreadPoolExecutor(50) as threads:
-        answers = list(threads.map(post, range(1000)))
+        answers = list(threads.map(post, range(300)))
     jobs = [job for status, job in answers if status == 200]
     assert {status for status, _ in answers} == {200, 503}
     assert len(set(jobs)) == len(jobs) == 20
@@ -256,7 +259,7 @@ def test_strange_ids_are_unknown(name: str, redis_server: RedisServer, serve_job
     for job in STRANGE:
         for method in ("GET", "DELETE"):
             for path in (f"/counting/{job}/", f"/counting/?job={job}"):
-                answer = httpx.request(method, server.url + path)
+                answer = httpx.request(method, server.url + path, verify=False)
                 assert answer.status_code == 404, (method, path, answer.text)
     with start(server, 3, pause=0) as reader:
         reader.read()
@@ -268,7 +271,7 @@ def test_strange_ids_are_unknown(name: str, redis_server: RedisServer, serve_job
         "é".encode(),
     ):
         headers: Any = {"Last-Event-ID": seen}
-        with httpx.stream("GET", f"{server.url}/counting/{reader.job}/", headers=headers) as again:
+        with ask("GET", f"{server.url}/counting/{reader.job}/", headers=headers) as again:
             events = Reader(again).read()
         assert [it.event for it in events] == ["reset", "job", "word", "word", "word", "end"]
 

@@ -73,9 +73,9 @@ async def test_flow_clients_that_drop_at_random_get_everything(
             env = environment(in_database(**options), database=alias)
     address = serve_numbers(server, env).address
     truth = Truth()
-    async with crowd(rng, 50, [address], drops=3000, absence=0.1) as following:
+    async with crowd(rng, 50, [address], drops=1500, absence=0.1) as following:
         jobs = [
-            post_job(address, path, {"name": name, "count": 5000, "targets": TARGETS})
+            post_job(address, path, {"name": name, "count": 2500, "targets": TARGETS})
             for name, path in [("loop", "/publish/loop/"), ("thread", "/publish/thread/")]
         ]
         for notes in await asyncio.gather(*jobs):
