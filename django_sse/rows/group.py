@@ -365,9 +365,10 @@ class Group:
     def _remove(self, pks: Iterable[Any]) -> None:
         """Send ``deleted`` for those of the rows that clients hold."""
         gone = [(pk, self._held.pop(pk)) for pk in pks if pk in self._held]
+        # With a `lookup_field`, another row may have the key by now.
+        kept = set(self._held.values()) if gone and not self.plan.format.is_by_pk else ()
         for pk, key in gone:
-            # With a `lookup_field`, another row may have the key by now.
-            if self.plan.format.is_by_pk or key not in self._held.values():
+            if key not in kept:
                 self._emit("deleted", pk, key, self.plan.gone(key))
 
     def _emit(self, event: str, pk: Any, key: Any, text: str) -> None:
