@@ -113,6 +113,7 @@ async def test_what_django_does_as_a_request_starts_is_done_before_its_first_que
 ) -> None:
     settings.DEBUG = True
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 60)
+    await eventually(lambda: not request_threads._idle)  # Those of other tests.
     told = []
     for _ in range(3):
         told.append((await client.get("/queries/")).text)
