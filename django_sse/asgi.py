@@ -60,8 +60,7 @@ class ASGIHandler(asgi.ASGIHandler):
             await view.abandon("error")
             raise
         finally:
-            # A traceback of a task that Django's handler cancelled may keep this frame longer than
-            # the stream.
+            # For the same reason as in _shake_hands().
             del view
             if pending is not None:
                 await pending.aclose()
@@ -99,7 +98,11 @@ class ASGIHandler(asgi.ASGIHandler):
             current_exchange.set(None)
         if exchange.gone or exchange.pending is not None:
             receive = exchange.receive
-        return view, receive, exchange.pending
+        try:
+            return view, receive, exchange.pending
+        finally:
+            # A traceback of a task that Django's handler cancelled may keep this frame for long.
+            del view, receive, exchange
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Load the middleware, and let what is synchronous in it share trips to the thread."""

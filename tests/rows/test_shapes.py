@@ -226,7 +226,10 @@ async def test_keys_of_any_type_are_told_and_read(shapes: SimpleNamespace) -> No
         assert await event(copy) == ("changed", "a")
         assert await event(its) == ("changed", "x")
         await task.adelete()
-        assert await its.event() == ("deleted", {"code": "x-1"})
+        last = await its.event()
+        while last[0] == "changed":  # A check may find the task for the team's first message, too.
+            last = await its.event()
+        assert last == ("deleted", {"code": "x-1"})
         key = str(team.pk)
         await team.adelete()
         assert await copy.event() == ("deleted", {"id": key})
