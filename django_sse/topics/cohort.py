@@ -123,6 +123,9 @@ class Cohort:
         if not batch:
             return
         self.batch, self.size = [], 0
+        oldest = batch[0][0].id
+        for follower in [it for it in self._skipping if it.cursor < oldest]:
+            self._join_live(follower)
         data = batch[0][1] if len(batch) == 1 else b"".join([block for _, block in batch])
         message = body_message(data)
         order = self._order
@@ -144,9 +147,7 @@ class Cohort:
         for follower in tuple(self._skipping):
             newer = [item for item in batch if item[0].id > follower.cursor]
             if newer:
-                del self._skipping[follower]
-                self._live[follower] = None
-                self._order = None
+                self._join_live(follower)
                 newer = for_client(newer, follower.client)
                 counters.sent += len(newer)
                 follower.send(newer)
@@ -160,6 +161,11 @@ class Cohort:
             # Those that are not live yet find it in what they hold.
             for follower in tuple(self._live):
                 follower.finish()
+
+    def _join_live(self, follower: Follower) -> None:
+        del self._skipping[follower]
+        self._live[follower] = None
+        self._order = None
 
     def everyone(self) -> list[Follower]:
         """Return all connections, whether they are live or not."""
