@@ -56,8 +56,9 @@ class Hub:
         self._scheduled = False
         # A moment in the loop's time.
         self._rests_until = 0.0
-        # Seconds spent on writing since the last rest.
+        # Seconds spent on writing since the last rest, and the most events that were joined.
         self._spent = 0.0
+        self._joined = 0
         # Held while the listener subscribes or unsubscribes: both wait for the broker, and an
         # unsubscription that overtook a later subscription would leave its followers without
         # events.
@@ -137,18 +138,22 @@ class Hub:
 
         Then the hub rests for as long as the writing took, ``LONGEST_REST`` at most, and joins the
         events that arrive meanwhile, up to ``CHUNK``. Under load, each client so gets fewer and
-        larger chunks, and half of the loop's time is left to other work.
+        larger chunks, and half of the loop's time is left to other work. The rest is shorter where
+        few events were joined, and half as long after a single one: events that come one at a time
+        need not wait for each other.
         """
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
         for cohort in dirty:
             cohort.dirty = False
             self._write(cohort)
-        self._rests_until = self._loop.time() + min(self._spent, LONGEST_REST)
-        self._spent = 0.0
+        rest = self._spent * (1 - 0.5 / max(self._joined, 1))
+        self._rests_until = self._loop.time() + min(rest, LONGEST_REST)
+        self._spent, self._joined = 0.0, 0
 
     def _write(self, cohort: Cohort) -> None:
         began = self._loop.time()
+        self._joined = max(self._joined, len(cohort.batch))
         try:
             cohort.flush()
         except Exception:
