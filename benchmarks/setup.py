@@ -51,9 +51,8 @@ def _with_login(
                     lambda: coming_and_going(django, "/known/", count, login),
                 ],
             )
-        limit = 0.6 if where else 0.8
         note = "beside a DRF view under Django's own handler"
-        yield Result(f"set-up, session login{where}", name, opened, view, "µs", limit, note=note)
+        yield Result(f"set-up, session login{where}", name, opened, view, "µs", 0.6, note=note)
         yield Result(f"set-up and end{where}", name, whole, whole_view, "µs", note=note)
         what = f"a DRF view under our handler{where}"
         yield Result(what, name, faster, whole_view, "µs", note=note)

@@ -76,7 +76,7 @@ class Session(Handshake):
         """Return what the staff may know of the stream, in types that JSON knows."""
         return reports.describe(self, self._outbox)
 
-    def on_failed(self, error: BaseException) -> None:
+    def _on_failed(self, error: BaseException) -> None:
         """End a stream whose server, or a middleware around it, raised ``error`` in ``send()``."""
         # ASGI lets a server raise an OSError once the client is gone. uvloop raises another
         # exception.
@@ -193,7 +193,7 @@ class Session(Handshake):
             self._negotiator = None
             await send(start)
         outbox = self._outbox = Outbox(server_send, loop, server)
-        outbox.owner = self
+        outbox.on_failed = self._on_failed
         # A server sends the headers with the first bytes, and a browser's onopen waits for the
         # headers.
         retry = self._own_retry()
@@ -311,7 +311,7 @@ class Session(Handshake):
     def _let_go(self) -> None:
         """Break the stream's reference circles, so that its memory is freed without a garbage collection."""
         if self._outbox is not None:
-            self._outbox.owner = None
+            self._outbox.on_failed = None
         self._life = self._context = None
         if self._deadlines is not None:
             self._deadlines = None

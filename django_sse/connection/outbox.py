@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from django_sse.servers import server_for
 from django_sse.servers.base import Send, Server
@@ -13,13 +13,6 @@ from .tasks import Rest, step
 
 #: Bytes that may wait before ``send()`` waits too.
 HIGH_WATER = 64 * 1024
-
-
-class Owner(Protocol):
-    """What an outbox asks of its stream."""
-
-    def on_failed(self, error: BaseException) -> None:
-        """End the stream: its server, or a middleware around it, raised ``error`` in ``send()``."""
 
 
 class Outbox:
@@ -43,8 +36,8 @@ class Outbox:
         "_task",
         "_waiters",
         "gone",
+        "on_failed",
         "on_ready",
-        "owner",
         "paused",
         "size",
         "written",
@@ -78,9 +71,9 @@ class Outbox:
         self.gone = False
         #: Called when a connection that was blocked takes more, and the outbox is empty.
         self.on_ready: Callable[[], None] | None = None
-        #: Told of the exception of the server, or of a middleware around it. Nothing is sent after
-        #: it.
-        self.owner: Owner | None = None
+        #: Called with the exception of the server, or of a middleware around it. Nothing is sent
+        #: after it.
+        self.on_failed: Callable[[BaseException], None] | None = None
         self._server.attach(self)
 
     def put(self, data: bytes) -> None:
@@ -248,8 +241,8 @@ class Outbox:
 
     def _fail(self, error: BaseException) -> None:
         self.abandon()
-        if self.owner is not None:
-            self.owner.on_failed(error)
+        if self.on_failed is not None:
+            self.on_failed(error)
 
     def _go_on(self) -> None:
         self.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -298,7 +297,7 @@ async def test_shortcut_that_fails_is_the_failure_of_its_connection(
 
     outbox = Outbox(connection.send, asyncio.get_running_loop(), Broken(connection.send, {}))
     failures: list[BaseException] = []
-    outbox.owner = SimpleNamespace(on_failed=failures.append)
+    outbox.on_failed = failures.append
     message = {"type": "http.response.body", "body": b"shared", "more_body": True}
     # It was taken: there is nothing to be kept for a connection that is no more.
     assert outbox.write(message, 6, b"6\r\nshared\r\n")
