@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -108,6 +109,42 @@ async def test_an_exception_is_raised_and_the_thread_goes_on() -> None:
         with pytest.raises(LookupError, match="nothing here"):
             await sync_to_async(fail)()
         assert await sync_to_async(where)() is first
+
+
+async def test_exceptions_that_an_event_loop_treats_apart_arrive_as_they_would_without_us() -> None:
+    def stop() -> None:
+        raise StopIteration
+
+    def cancel() -> None:
+        raise CancelledError("work")
+
+    async with asyncio.timeout(10), RequestThread():
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await sync_to_async(stop)()
+        with pytest.raises(asyncio.CancelledError):
+            await sync_to_async(cancel)()
+
+
+async def test_a_call_that_is_cancelled_before_its_turn_is_not_made() -> None:
+    began, gate = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def slow() -> None:
+        began.set()
+        gate.wait(10)
+
+    async with RequestThread():
+        first = asyncio.create_task(sync_to_async(slow)())
+        await asyncio.to_thread(began.wait, 10)
+        second = asyncio.create_task(sync_to_async(done.append)("second"))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        await asyncio.sleep(0.01)
+        gate.set()
+        await first
+        await sync_to_async(done.append)("third")
+    assert second.cancelled()
+    assert done == ["third"]
 
 
 @pytest.mark.django_db(transaction=True)
