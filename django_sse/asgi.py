@@ -15,7 +15,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .conf import conf
-from .connection.databases import receivers_of_a_start
+from .connection.databases import postpone_start, stop_postponing
 from .connection.request_threads import RequestThread
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
@@ -141,16 +141,14 @@ class ASGIHandler(asgi.ASGIHandler):
             except BaseException:
                 body.close()
                 raise
-            if exchange.thread is not None:
-                exchange.thread.first = receivers_of_a_start(type(self))
-                exchange.thread.postpones = bool(exchange.thread.first)
+            if exchange.thread is not None and exchange.thread.is_used:
+                # Nothing is awaited from here to create_request(), so no other request is concerned.
+                exchange.thread.first = postpone_start(type(self))
         return body
 
     def create_request(self, scope: Any, body_file: Any) -> Any:
         """Make the request; ``request_started`` was sent before."""
-        exchange = cast("_Exchange | None", current_exchange.get())
-        if exchange is not None and exchange.thread is not None:
-            exchange.thread.postpones = False
+        stop_postponing(type(self))
         return super().create_request(scope, body_file)
 
     def may_refuse(self, scope: Any) -> bool:

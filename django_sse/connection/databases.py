@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from django.core.signals import request_started
 from django.db import close_old_connections, connections, reset_queries
+from django.dispatch import dispatcher
 
 logger = logging.getLogger("django_sse")
 
@@ -54,20 +56,28 @@ def close_due(*, after_error: bool = False) -> None:
         logger.warning("A database connection could not be closed.", exc_info=True)
 
 
-def receivers_of_a_start(sender: type) -> tuple[Callable[[], Any], ...]:
-    """Return what ``request_started`` calls in the request's thread, if that is Django's own only.
+def postpone_start(sender: type) -> tuple[Callable[[], Any], ...]:
+    """Let ``request_started`` call nothing, and return what it would call, if that is Django's own only.
 
     That is to look after the thread's connections, which is as well done when the thread is first
-    needed: a request that needs none then waits for none. Return nothing where other receivers are
-    to be called, or Django is not as expected.
+    needed: a request that needs none then waits for none. Return nothing, and change nothing, where
+    other receivers are to be called, or Django is not as expected.
     """
     try:
         receivers, asynchronous = request_started._live_receivers(sender)
+        if asynchronous or any(each not in _OWN for each in receivers):
+            return ()
+        # Django's own mark, which connect() and disconnect() take away.
+        request_started.sender_receivers_cache[sender] = dispatcher.NO_RECEIVERS
     except (AttributeError, TypeError, ValueError):
         return ()
-    if asynchronous or any(each not in _OWN for each in receivers):
-        return ()
     return tuple(partial(each, signal=request_started, sender=sender) for each in receivers)
+
+
+def stop_postponing(sender: type) -> None:
+    """Let ``request_started`` call its receivers again."""
+    with suppress(AttributeError):
+        request_started.sender_receivers_cache.pop(sender, None)
 
 
 def close_all() -> None:

@@ -25,7 +25,7 @@ from django_sse.connection.roster import roster
 #: Whose calls fail, one after the other.
 OURS = tuple(str(Path(it.__file__).parent) for it in (django_sse, django, rest_framework))
 #: What takes a thread from call to call and from request to request, in the place of asgiref's.
-WAY_OF_A_THREAD = {"_run", "_serve", "_wait", "_do", "__aexit__"}
+WAY_OF_A_THREAD = {"_run", "_serve", "_wait", "_do", "__init__", "end", "_settle", "__aexit__"}
 
 happened: list[str] = []
 
