@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import random
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -34,6 +35,10 @@ from .topics.hub import get_hub
 from .wire.events import encode_fields, milliseconds
 
 logger = logging.getLogger("django_sse")
+
+#: Called with each stream that has ended, its reason and its seconds, if it is set. It must not
+#: wait: unlike a receiver of ``stream_closed``, it costs no task.
+watcher: Callable[[Any, str, float], None] | None = None
 
 
 class Session(Handshake):
@@ -292,6 +297,7 @@ class Session(Handshake):
                 self._lane = None
             if self._begun:
                 counters.closed[str(self.close_reason)] += 1
+                self._tell_watcher()
             roster.leave(self)
             self._let_go()
 
@@ -307,6 +313,22 @@ class Session(Handshake):
             if not cleaning.done():
                 log_error(self, "%s.disconnect() was not over before its process had to end.")
                 await stop(cleaning, LAST_PATIENCE)
+
+    def _tell_watcher(self) -> None:
+        if watcher is None or self.event_loop is None:
+            return
+        tell_it = partial(watcher, self, str(self.close_reason), self._seconds_open())
+        try:
+            if self._context is None:
+                tell_it()
+            else:
+                # A copy: the context itself may be the one that runs at the moment.
+                self._context.copy().run(tell_it)
+        except Exception as error:
+            log_error(self, "What watches the ends of streams failed at %s.", error=error)
+
+    def _seconds_open(self) -> float:
+        return 0.0 if self.event_loop is None else self.event_loop.time() - self.opened_at
 
     def _let_go(self) -> None:
         """Break the stream's reference circles, so that its memory is freed without a garbage collection."""
@@ -342,8 +364,8 @@ class Session(Handshake):
         await self.clean_up()
         if self._announcing is not None:
             await settle(self._announcing)
-        if self._announced and self.event_loop is not None:
-            duration = self.event_loop.time() - self.opened_at
+        if self._announced:
+            duration = self._seconds_open()
             await tell(stream_closed, self, reason=self.close_reason, duration=duration)
 
 

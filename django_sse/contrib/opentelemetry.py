@@ -23,11 +23,8 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, TracerProvider
 
-from django_sse import __version__
-from django_sse.signals import stream_closed
+from django_sse import __version__, session
 from django_sse.topics import publishing
-
-_UID = "django_sse.contrib.opentelemetry"
 
 
 def register(provider: TracerProvider | None = None) -> None:
@@ -35,14 +32,15 @@ def register(provider: TracerProvider | None = None) -> None:
     unregister()
     spans = Spans(trace.get_tracer("django_sse", __version__, provider), own=provider is not None)
     publishing.watcher = spans.publishing
-    stream_closed.connect(spans.on_closed, weak=False, dispatch_uid=_UID)
+    session.watcher = spans.closed
 
 
 def unregister() -> None:
     """Stop to make spans. Publishing and streams then cost nothing more."""
     if isinstance(getattr(publishing.watcher, "__self__", None), Spans):
         publishing.watcher = None
-    stream_closed.disconnect(dispatch_uid=_UID)
+    if isinstance(getattr(session.watcher, "__self__", None), Spans):
+        session.watcher = None
 
 
 class Spans:
@@ -81,16 +79,14 @@ class Spans:
                 span.set_attribute("error.type", type(error).__qualname__)
                 raise
 
-    async def on_closed(
-        self, sender: type, *, view: Any, reason: str, duration: float, **kwargs: Any
-    ) -> None:
+    def closed(self, view: Any, reason: str, duration: float) -> None:
         """Make the span of a stream that has ended."""
         if self._records_nothing():
             return
         end = time.time_ns()
         match = view.request.resolver_match
         attributes = {
-            "django_sse.view": f"{sender.__module__}.{sender.__qualname__}",
+            "django_sse.view": f"{type(view).__module__}.{type(view).__qualname__}",
             "django_sse.close_reason": reason,
         }
         # A stream that Channels routes has no resolver match.

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from django_sse import PublishFailed, SSEView, apublish, publish
+from django_sse import PublishFailed, SSEView, apublish, publish, session, stats
 from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
 from django_sse.brokers.memory import MemoryBroker
@@ -89,6 +89,11 @@ async def test_opentelemetry_spans_what_is_published(
     assert exported.get_finished_spans() == ()
 
 
+class Echo(SSEView):
+    async def stream(self) -> None:
+        await self.send("one")
+
+
 class Failing(SSEView):
     async def stream(self) -> None:
         await self.send("one")
@@ -126,3 +131,18 @@ async def test_opentelemetry_spans_streams_at_their_end(
     span = _only(exported)
     assert (span.name, span.status.status_code) == ("stream", StatusCode.ERROR)
     assert (span.attributes or {})["django_sse.close_reason"] == "error"
+
+
+async def test_a_stream_ends_where_its_span_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the exporter is broken")
+
+    monkeypatch.setattr(session, "watcher", fail)
+    before = stats()["open"]
+    async with connect(Echo.as_asgi(), "/") as stream:
+        await stream.receive(timeout=5)
+        await stream.receive_end(timeout=5)
+    assert stats()["open"] == before
+    assert "the exporter is broken" in caplog.text
