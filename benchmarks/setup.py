@@ -25,7 +25,9 @@ def measure(context: Context) -> Iterator[Result]:
     if program("initdb") is None:
         print("setup: without PostgreSQL, since it is not installed.", file=sys.stderr)
         return
-    with postgres() as server:
+    # With CONN_MAX_AGE, Django's own handler leaves each request's connection open until the garbage
+    # collection.
+    with postgres(max_connections="1000") as server:
         environment = {"BENCHMARK_POSTGRES": str(server.port), "BENCHMARK_CONN_MAX_AGE": "60"}
         login = context.prepare(**environment)
         yield from _with_login(context, login, ", PostgreSQL, CONN_MAX_AGE=60", **environment)

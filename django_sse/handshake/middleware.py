@@ -92,15 +92,17 @@ class MiddlewareRun:
         self._get_response = run[-1].get_response
         #: Called in the thread after the last ``process_request()``, if none of them has answered.
         self.before_view: Callable[[Any], None] | None = None
+        self._enter_in_thread = sync_to_async(self._enter)
+        self._leave_in_thread = sync_to_async(self._leave)
         markcoroutinefunction(self)
 
     async def __call__(self, request: Any) -> Any:
         """Return the response of the first middleware that answers, or else the view's."""
-        response = await sync_to_async(self._enter)(request)
+        response = await self._enter_in_thread(request)
         if response is not None:
             return response
         response = await self._get_response(request)
-        return await sync_to_async(self._leave)(request, response, len(self._run))
+        return await self._leave_in_thread(request, response, len(self._run))
 
     def _enter(self, request: Any) -> Any:
         for index, middleware in enumerate(self._run):

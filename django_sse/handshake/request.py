@@ -17,6 +17,10 @@ from rest_framework.request import Request
 _PAGES_OWN = "last_event_id"
 
 
+#: Where DRF finds a body's length. It reads no body without one.
+_LENGTHS = frozenset({"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH"})
+
+
 class BodyTooLarge(APIException):
     """Answered to a body above ``DATA_UPLOAD_MAX_MEMORY_SIZE``."""
 
@@ -32,10 +36,12 @@ def load(request: Request) -> None:
     """
     request.user  # noqa: B018 - perform_authentication() may have been overridden
     _check_size(request)
-    try:
-        request.data  # noqa: B018
-    except RecursionError as error:
-        raise ParseError("The body is nested too deeply.") from error
+    # Without a body, request.data is empty also later, and takes memory only where it is asked for.
+    if not _LENGTHS.isdisjoint(request.META):
+        try:
+            request.data  # noqa: B018
+        except RecursionError as error:
+            raise ParseError("The body is nested too deeply.") from error
     session = getattr(request._request, "session", None)
     if session is not None and session.session_key:
         # SessionMiddleware adds "Vary: Cookie" to a response whose session was accessed.
@@ -95,34 +101,27 @@ def _letters(name: str) -> str:
 def slim(request: Any) -> None:
     """Let go of what a finished request holds and no stream needs: about 3 kB, or more."""
     inner = request._request
-    for holder, name, empty in (
+    # The wrapper of a monitoring agent may refuse an attribute; then it is kept.
+    with suppress(AttributeError):
         # Every pattern that did not match: about 4 kB in a project of 70 routes.
-        (inner.resolver_match, "tried", None),
+        inner.resolver_match.tried = None
+    with suppress(AttributeError):
         # The body was read into request.data, and its file is closed.
-        (inner, "_stream", None),
-        (request, "_stream", None),
+        inner._stream = None
+    with suppress(AttributeError):
+        request._stream = request.parser_context = None
         # A recheck makes a new request with its own.
-        (request, "parsers", ()),
-        (request, "authenticators", ()),
-        (request, "negotiator", None),
-        (request, "parser_context", None),
-    ):
-        # The wrapper of a monitoring agent may refuse an attribute; then it is kept.
-        with suppress(AttributeError):
-            setattr(holder, name, empty)
+        request.parsers = request.authenticators = ()
+        request.negotiator = None
     # What is made of the request's META is made again where it is asked for. What a middleware has
     # put in its place stays.
     with suppress(AttributeError):
+        request.__dict__.pop("_parsed_accept_list", None)
         made = inner.__dict__
+        made.pop("_parsed_accept_list", None)
+        made.pop("_messages", None)
         if type(made.get("headers")) is HttpHeaders:
             del made["headers"]
         query = made.get("GET")
         if type(query) is QueryDict and not query and not inner.META.get("QUERY_STRING"):
             del made["GET"]
-    for holder, name in (
-        (inner, "_messages"),
-        (inner, "_parsed_accept_list"),
-        (request, "_parsed_accept_list"),
-    ):
-        with suppress(AttributeError):
-            delattr(holder, name)

@@ -31,12 +31,12 @@ from django_sse.topics.hub import get_hub
 from django_sse.topics.orders import ended_since, newest_order
 from django_sse.wire.events import CONTENT_TYPE
 
-from .inline import can_run_inline
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
 from .login import DemandedByHandshake, login_demanded
 from .page import page_renderers, page_response, shows_page
 from .request import BodyTooLarge, load
 from .response import Connection, EventStreamResponse, current_exchange
+from .shortcuts import asks_for_stream_only, can_run_inline
 from .turns import mark
 
 #: Headers that frame a message. The server writes them; a view's own would break the stream or end
@@ -337,9 +337,12 @@ class Handshake(APIView, Stream):
         renderer: BaseRenderer = _JSON
         media_type = renderer.media_type
         if not force and request.method != "OPTIONS":
+            negotiator = self.get_content_negotiator()
+            if asks_for_stream_only(negotiator, request, self.format_kwarg):
+                return renderer, CONTENT_TYPE
             pages = page_renderers(self, request)
             # Keep the parameters of the media type: AcceptHeaderVersioning looks for one.
-            chosen, media_type = self.get_content_negotiator().select_renderer(
+            chosen, media_type = negotiator.select_renderer(
                 request, [EventStreamRenderer(), *pages], self.format_kwarg
             )
             if chosen in pages:

@@ -76,6 +76,31 @@ async def test_policies_run_in_a_thread_unless_they_ask_nobody(
     assert [it == threading.get_ident() for it in threads] == [at_once]
 
 
+@pytest.mark.parametrize("query", ["", "?format=event-stream", "?format=json", "?page=1"])
+@pytest.mark.parametrize(
+    "accept",
+    [None, "*/*", "text/event-stream", "text/event-stream; charset=utf-8", "text/*", "text/plain"],
+)
+async def test_negotiation_has_the_result_that_it_has_without_a_short_way(
+    accept: str | None, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    initial = SSEView.initial
+
+    def noting(self: SSEView, *args: Any, **kwargs: Any) -> None:
+        initial(self, *args, **kwargs)
+        results.append(self.request.accepted_media_type)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("django_sse.handshake.view.Handshake.initial", noting, raising=False)
+    headers = {} if accept is None else {"Accept": accept}
+    answers = []
+    for view in (Open, Open.as_view(content_negotiation_class=OwnNegotiation)):
+        async with connect(view, f"/{query}", headers=headers) as stream:
+            answers.append((stream.status_code, [*results]))
+        results.clear()
+    assert answers[0] == answers[1]
+
+
 async def test_who_is_refused_by_an_open_view_gets_its_answer() -> None:
     for method, headers, status in (
         ("GET", {"Accept": "application/json"}, 406),
@@ -92,7 +117,7 @@ async def test_who_is_refused_by_an_open_view_gets_its_answer() -> None:
 async def test_a_session_that_is_there_is_loaded_in_a_thread(db: None) -> None:
     from django.contrib.sessions.backends.db import SessionStore  # noqa: PLC0415
 
-    from django_sse.handshake.inline import can_run_inline  # noqa: PLC0415
+    from django_sse.handshake.shortcuts import can_run_inline  # noqa: PLC0415
 
     request = RequestFactory().get("/")
     request.session = SessionStore()
