@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
+import coverage
+
 ROOT = Path(__file__).resolve().parents[2]
 #: The longest request, with the program's environment, in bytes.
 LONGEST = 128 * 1024
@@ -60,6 +62,9 @@ MODULES = (
     "uvloop",
     "yaml",
 )
+
+
+_OF_FORKS = ("COVERAGE_", "DJANGO_SETTINGS_MODULE")
 
 
 class Forked:
@@ -102,7 +107,8 @@ class Template:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 cwd=ROOT,
-                env={name: it for name, it in env.items() if name != "DJANGO_SETTINGS_MODULE"},
+                # Each fork has settings of its own, and starts coverage by itself.
+                env={name: it for name, it in env.items() if not name.startswith(_OF_FORKS)},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -190,6 +196,8 @@ def main() -> None:
         path = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
         sys.path[1:1] = [it for it in path if it not in sys.path]
         sys.argv = list(arguments)
+        # It does something where the environment asks for it, as `measured` of a server does.
+        coverage.process_startup(force=True)
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 

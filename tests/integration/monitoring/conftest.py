@@ -45,6 +45,7 @@ def serve(
             server = Server(
                 name,
                 "tests.integration.topics.project.asgi:application",
+                measured=True,
                 directory=tmp_path,
                 database=database,
                 settings="tests.integration.monitoring.settings",

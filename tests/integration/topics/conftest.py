@@ -91,6 +91,7 @@ def serve_numbers(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             server = Server(
                 name,
                 "tests.integration.topics.project.asgi:application",
+                measured=True,
                 directory=tmp_path,
                 database=tmp_path / "none.sqlite3",
                 settings=SETTINGS,
