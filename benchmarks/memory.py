@@ -17,6 +17,26 @@ WARM_UP = 50
 STEPS = 5
 #: Seconds between two heartbeats: the setting's default.
 PERIOD = 15
+#: What Chromium sends, and a proxy adds.
+BROWSER = {
+    "Accept": "text/event-stream",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
+    "Accept-Language": "en-US,en;q=0.9,de;q=0.8",
+    "Cache-Control": "no-cache",
+    "Pragma": "no-cache",
+    "Referer": "https://shop.example.com/orders/",
+    "Sec-Ch-Ua": '"Chromium";v="131", "Not_A Brand";v="24"',
+    "Sec-Ch-Ua-Mobile": "?0",
+    "Sec-Ch-Ua-Platform": '"Linux"',
+    "Sec-Fetch-Dest": "empty",
+    "Sec-Fetch-Mode": "cors",
+    "Sec-Fetch-Site": "same-origin",
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/131.0.0.0 Safari/537.36",
+    "X-Forwarded-For": "203.0.113.7",
+    "X-Forwarded-Proto": "https",
+    "X-Real-Ip": "203.0.113.7",
+}
 
 
 def measure(context: Context) -> Iterator[Result]:
@@ -39,8 +59,15 @@ def measure(context: Context) -> Iterator[Result]:
             follower = private_kb(server, "/follow/", count)
         with context.project(kind, BENCHMARK_PLAIN="1") as server:
             plain = private_kb(server, "/follow/open/", count)
+        with (
+            context.project(kind, BENCHMARK_PLAIN="1") as server,
+            context.bare(kind) as beside,
+        ):
+            browsers = private_kb(server, "/follow/open/", count, BROWSER)
+            bare_browsers = private_kb(beside, "/idle/", count, BROWSER)
         what = "idle follower, no middleware, nobody asked"
         yield Result(what, name, plain, bare, "kB", 1.5)
+        yield Result("the same, with a browser's headers", name, browsers, bare_browsers, "kB", 1.5)
         yield Result("idle stream", name, idle, bare, "kB", 2.5, 2)
         yield Result("idle stream, session login", name, private, bare, "kB", 2.5, 2)
         yield Result("idle follower", name, follower, idle, "kB", 1.2, note="beside an idle stream")
