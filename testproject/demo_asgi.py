@@ -1,4 +1,4 @@
-"""What ``make demo`` serves: the project, its static files, and a slow line for those that ask."""
+"""The application of ``make demo``: the project, its static files, and slow responses on request."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from testproject.asgi import application as project
 #: Bytes a second of a response whose address has ``slow=1``.
 SLOW = 20_000
 
-#: Bytes that it sends at once.
+#: Bytes that a slow response sends at once.
 PIECE = 2000
 
 
 class SlowLine:
-    """Sends some responses as a slow network would take them: waiting after each piece.
+    """Sends some responses as slowly as a slow network, by waiting after each piece.
 
-    A browser on the same machine takes megabytes at once, so that a page that reads slowly does not
-    make the stream wait. Here it does wait, as it would for a phone with a bad connection.
+    A browser on the same machine buffers megabytes, so a page that reads slowly does not make the
+    stream wait. With this middleware the stream waits, as it does for a phone with a bad connection.
     """
 
     def __init__(self, application: Any) -> None:

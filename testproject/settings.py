@@ -28,12 +28,12 @@ INSTALLED_APPS = [
     "testproject.shop",
 ]
 
-# The streams in an OpenAPI document, where `pip install "django-sse-views[openapi]"` was run. The
+# With `pip install "django-sse-views[openapi]"`, the demo has an OpenAPI document of its streams. The
 # sidecar has the files of Swagger UI, so that its page needs no other host.
 OPENAPI = [it for it in ("drf_spectacular", "drf_spectacular_sidecar") if find_spec(it)]
 INSTALLED_APPS += OPENAPI
 
-# It brings htmx along, which one page of the demo needs.
+# django-htmx contains htmx, which one page of the demo needs.
 INSTALLED_APPS += [it for it in ("django_htmx",) if find_spec(it)]
 
 MIDDLEWARE = [
@@ -92,11 +92,11 @@ if "REDIS_URL" in os.environ:
 elif "DJANGO_SSE_SHARED" in os.environ or (
     "DJANGO_SSE_DB" not in os.environ and "pytest" not in sys.modules
 ):
-    # Orders that are made in a shell, or by another server, show up on every page too. Tests, which
-    # have a database of their own, choose their broker themselves.
+    # With this broker, orders that a shell or another server saves arrive on every page too. Tests
+    # have their own database, and choose their broker themselves.
     DJANGO_SSE["BROKER"] = {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}
 
-# `make demo` serves pages that follow more than the shop's own streams.
+# Only `make demo` serves the pages "Market", "Work", "Team" and "HTML".
 HAS_DEMO_PAGES = "DJANGO_SSE_SHARED" in os.environ
 
 REST_FRAMEWORK: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The demo's addresses: the shop, the admin in which orders can be made too, and its OpenAPI."""
+"""The demo's addresses: the shop, the admin, and the OpenAPI document."""
 
 from django.apps import apps
 from django.contrib import admin

@@ -8,14 +8,14 @@ backend project {
 }
 
 sub vcl_recv {
-    # What an EventSource sends. A stream is not for a cache: connect browser and server directly.
+    # An EventSource sends this header. Do not cache its stream: connect browser and server directly.
     if (req.http.Accept ~ "text/event-stream") {
         return (pipe);
     }
 }
 
 sub vcl_pipe {
-    # This connection serves the stream alone: nothing else follows on it unseen.
+    # Use this connection only for the stream. Otherwise Varnish would pass later requests on unseen.
     set bereq.http.Connection = "close";
 }
 

@@ -1,4 +1,4 @@
-"""The shop's back office. An order made here arrives on the live page too."""
+"""The shop's admin. An order that is saved here arrives on the live page too."""
 
 from django.contrib import admin
 

@@ -1,4 +1,4 @@
-"""What goes on behind the shop, in a process of its own: a market, and long jobs."""
+"""The background process of the demo: it changes prices, and works on long jobs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def run() -> None:
         task.cancel()
     await asyncio.gather(*tasks, waiting, return_exceptions=True)
     for task in done - {waiting}:
-        task.result()  # A failure is told, and this process is started again.
+        task.result()  # Raise its exception. ``make demo`` then starts this process again.
 
 
 async def trade() -> None:
@@ -72,7 +72,7 @@ async def trade() -> None:
 
 
 async def work() -> None:
-    """Work on the imports, the oldest first. One that was broken off goes on where it was."""
+    """Work on the imports, the oldest first. An interrupted import continues where it stopped."""
     while True:
         jobs = [job async for job in Import.objects.order_by("pk") if not job.is_over]
         for job in jobs:

@@ -1,4 +1,4 @@
-"""HTML over the wire: what each library is sent when an order changes. The page shows the code."""
+"""HTML over the wire: the events for each library when an order changes. The page shows the code."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def publish_ticket(order: Order) -> None:
 
 
 class Revenue(OnPage):
-    """Signals and an element for Datastar: the page computes with what the server sends."""
+    """Signals and an element for Datastar: the page computes with the numbers of the server."""
 
     topics = ["revenue"]
     authentication_classes = []

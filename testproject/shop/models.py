@@ -1,4 +1,4 @@
-"""What the shop keeps: customers, products and orders."""
+"""The shop's models: customers, products, imports and orders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def validate_prices(value: Any) -> None:
 
 
 class Customer(models.Model):
-    """Somebody who orders."""
+    """A customer of the shop."""
 
     first_name = models.CharField(max_length=100)
     last_name = models.CharField(max_length=100)
@@ -34,7 +34,7 @@ class Customer(models.Model):
 
 
 class Product(models.Model):
-    """Something to order. ``prices`` are whole numbers of cents, one for each size."""
+    """A product of the shop. ``prices`` are whole numbers of cents, one for each size."""
 
     name = models.CharField(max_length=100)
     prices = models.JSONField(default=list, validators=[validate_prices])
@@ -56,7 +56,7 @@ class Import(models.Model):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will be done."""
+        """Whether the import is complete or cancelled."""
         return self.cancelled or self.done >= self.total
 
 
@@ -64,7 +64,7 @@ class Order(models.Model):
     """A customer's order of one product."""
 
     class Status(models.TextChoices):
-        """How far an order has come."""
+        """The steps of an order."""
 
         NEW = "new", "New"
         PAID = "paid", "Paid"
@@ -82,6 +82,6 @@ class Order(models.Model):
 
     @property
     def next_status(self) -> str | None:
-        """What follows the status; ``None`` after the last one."""
+        """The status after this one; ``None`` after the last one."""
         statuses = [it.value for it in self.Status]
         return dict(pairwise(statuses)).get(self.status)

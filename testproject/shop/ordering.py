@@ -1,4 +1,4 @@
-"""Orders without customers at the door: the demo makes up its own."""
+"""Random orders for the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The streams of the demo's further pages, each in about twenty lines: the pages show them."""
+"""The streams of the demo's other pages. The pages show this code, so keep each stream short."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .serializers import PromptSerializer
 class OnPage(SSEView):
     """A stream that the button "Cut my connection" of its page can end.
 
-    The page's id is in the address. Ending all streams that follow its topic ends those of this page,
-    whichever process they are in.
+    The page's id is in the address. The view ends all streams that follow the topic with this id, in
+    any process.
     """
 
     async def get_topics(self) -> list[str]:
@@ -29,7 +29,7 @@ class OnPage(SSEView):
 
 
 class Price(TypedDict):
-    """What something costs now. ``number`` counts the changes of all prices."""
+    """The current price of a product. ``number`` counts the changes of all prices."""
 
     name: str
     price: float
@@ -47,9 +47,9 @@ class Prices(OnPage):
     """Thousands of changes a second. A slow client gets the newest price of each name."""
 
     topics = [PRICES]
-    overflow = "latest"  # of each key, which publish() was given
+    overflow = "latest"  # keeps the newest event of each key, which publish() has set
     outbox_limit = 16_384  # bytes
-    presence = True  # the market trades only while it is watched
+    presence = True  # the background process changes prices only while a client follows them
     authentication_classes = []
     permission_classes = []
 
@@ -58,7 +58,7 @@ class Prices(OnPage):
 
 
 class Imports(OnPage):
-    """The progress of jobs, which a reload or a restart of the server does not stop."""
+    """The progress of jobs, which continue after a reload or a restart of the server."""
 
     topics = [Topic("imports", events={"progress": Import})]
     authentication_classes = []
@@ -77,7 +77,7 @@ class Word(TypedDict):
 
 
 class Answer(JobView):
-    """An answer that continues without its client, which returns and gets the rest."""
+    """An answer that continues when its client disconnects. The client resumes, and gets the rest."""
 
     authentication_classes = []
     permission_classes = []
@@ -91,7 +91,7 @@ class Answer(JobView):
             await asyncio.sleep(0.15)
 
 
-#: What a language model would say.
+#: The text that a language model would generate.
 ANSWER = (
     "That is a good question. Leave now, or reload the page. I do not notice, because I "
     "publish to a topic. When you are back, you get every word that you missed, once, and then the "
@@ -100,7 +100,7 @@ ANSWER = (
 
 
 class Member(TypedDict):
-    """A user who is here."""
+    """A user who is present."""
 
     user: str
     name: str
@@ -113,7 +113,7 @@ class Note(TypedDict):
 
 
 class Team(OnPage):
-    """Who is here, and the user's own notifications: one stream, two topics."""
+    """The present users, and the user's own notifications: one stream, two topics."""
 
     permission_classes = [IsAuthenticated]
     presence = True  # publishes join and leave

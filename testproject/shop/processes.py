@@ -1,4 +1,4 @@
-"""The processes of ``make demo``: started, started again when one dies, and ended together."""
+"""Start the processes of ``make demo``, replace each one that dies, and end them together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
-#: Seconds that processes have to end, between two looks at them, and before one is started again.
+#: Seconds that processes have to end, between two checks of them, and before one is started again.
 GRACE = 4.0
 LOOK = 0.1
 PAUSE = 0.5
@@ -23,10 +23,11 @@ QUICK = 10.0
 
 
 def end_with_parent() -> None:
-    """End this process when the one that has started it is gone, however that ended."""
+    """End this process when its parent process has ended, for any reason."""
 
     def watch() -> None:
-        os.read(0, 1)  # The parent holds the other end of this pipe, and never writes.
+        # The parent never writes to this pipe, so the read returns only when the parent has ended.
+        os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -42,15 +43,15 @@ class Processes:
         self._stopping = False
 
     def run(self, tell: Callable[[str], None]) -> bool:
-        """Run all until SIGTERM or SIGINT; ``tell`` is called with what happens.
+        """Run all until SIGTERM or SIGINT, and report starts and ends by calling ``tell``.
 
-        Returns ``False`` if it gave up, as processes ended as soon as they were started.
+        Returns ``False`` if it gave up because processes ended as soon as they were started.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         running = [self._start(it) for it in self._commands]
         began = time.monotonic()
-        failures = 0  # one after the other
+        failures = 0  # in succession
         while not self._stopping and failures < FAILURES:
             time.sleep(LOOK)
             if time.monotonic() - began > QUICK:
@@ -80,7 +81,8 @@ class Processes:
         self._stopping = True
 
     def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        # Ctrl+C goes to all processes of a terminal's group: only this one is to hear it.
+        # Ctrl+C sends SIGINT to all processes of the terminal's group. Start a new session, so that
+        # only this process gets the signal, and ends the others in order.
         return subprocess.Popen(
             [sys.executable, MANAGE, *command],
             stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""How the shop's objects look on the wire, and what its clients may send."""
+"""The serializers of the shop's objects, and of the data that clients send."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ProductSerializer(serializers.ModelSerializer):
 class OrderSerializer(serializers.ModelSerializer):
     """An order with the names of its customer and product.
 
-    Load orders with ``select_related("customer", "product")``: a stream cannot fetch what is
-    missing while it serializes.
+    Load orders with ``select_related("customer", "product")``: a stream cannot query for a missing
+    customer or product while it serializes.
     """
 
     customer = serializers.StringRelatedField()
@@ -45,7 +45,7 @@ class OrderSerializer(serializers.ModelSerializer):
 
 @serializes(Import)
 class ImportSerializer(serializers.ModelSerializer):
-    """How far an import has come."""
+    """The progress of an import."""
 
     class Meta:
         model = Import
@@ -53,6 +53,6 @@ class ImportSerializer(serializers.ModelSerializer):
 
 
 class PromptSerializer(serializers.Serializer):
-    """What a client sends to the text generator."""
+    """The body of a request to the text generator."""
 
     prompt = serializers.CharField(max_length=2000)

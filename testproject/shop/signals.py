@@ -1,4 +1,4 @@
-"""What the shop tells its streams."""
+"""Publish the shop's changes to its streams."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .models import Order
 
 @receiver(post_save, sender=Order)
 def publish_order(sender: type[Order], instance: Order, created: bool, **kwargs: Any) -> None:
-    """Publish an order once its transaction commits; nobody hears of one that is rolled back."""
+    """Publish an order when its transaction commits, and not if it is rolled back."""
     if kwargs["raw"]:
-        return  # A fixture is being loaded: what the order refers to may not be there yet.
+        return  # A fixture is being loaded: the order's customer and product may be missing yet.
     publish("orders", instance, event="created" if created else "changed", key=str(instance.pk))
 
 
 @receiver(post_save, sender=Order)
 def publish_html(sender: type[Order], instance: Order, **kwargs: Any) -> None:
-    """Publish what an order changes in the tables of the page "HTML"."""
+    """Publish the parts of the page "HTML" that an order changes."""
     if kwargs["raw"] or not settings.HAS_DEMO_PAGES:
         return
     for publish_part in (publish_sale, publish_ticket, publish_revenue):

@@ -28,7 +28,7 @@ class Serialization(SSEView):
 
 
 class Time(TypedDict):
-    """What a tick of the clock says."""
+    """The data of a tick of the clock."""
 
     time: datetime
 
@@ -43,22 +43,22 @@ class Clock(SSEView):
         while True:
             now = timezone.localtime()
             yield ServerSentEvent({"time": now}, event="tick", id=str(int(now.timestamp())))
-            # Until the next full second, so that the clock does not drift.
+            # Wait until the next full second, so that the clock does not drift.
             await asyncio.sleep(1 - timezone.now().microsecond / 1_000_000)
 
 
 class Orders(SSEView):
     """Send the newest orders, then each order as it is created or changed.
 
-    Who publishes is in ``signals.py``: it does not matter whether the order was made by the page,
-    in the admin, in a shell or (with Redis) in another process.
+    ``signals.py`` publishes each order, whether the page, the admin, a shell or (with the database
+    or Redis as the broker) another process has saved it.
     """
 
     permission_classes = [IsAuthenticated]
-    recheck_period = 5  # seconds: who has logged out hears no more
+    recheck_period = 5  # seconds: the stream of a user who has logged out ends
     topics = ["orders"]
     events = {"snapshot": Order, "created": Order, "changed": Order}
-    newest = 8  # orders for a client that was not here before
+    newest = 8  # orders in the snapshot
 
     async def snapshot(self) -> AsyncIterator[ServerSentEvent]:
         orders = Order.objects.select_related("customer", "product").order_by("-pk")
@@ -86,7 +86,7 @@ class Generate(SSEView):
         self.prompt: str = prompt.validated_data["prompt"]
 
     async def stream(self) -> None:
-        # Each word keeps the space behind it: put together, the tokens are the prompt.
+        # Each word keeps the space behind it, so that the joined tokens are the prompt.
         for token in re.findall(r"\S+\s*", self.prompt):
             await self.send({"token": token})
             await asyncio.sleep(self.pause)

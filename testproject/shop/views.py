@@ -1,4 +1,4 @@
-"""The shop's ordinary views: its page, and what the page's buttons do."""
+"""The shop's ordinary views: the pages, and the actions of their buttons."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ except ImportError:  # The demo runs without drf-spectacular, too.
 
 
 def pages_of_demo(request: HttpRequest) -> dict[str, Any]:
-    """Return the pages between which all pages link; the further ones need `make demo`."""
+    """Return the pages to which each page links. All but the first need `make demo`."""
     further = [("market", "Market"), ("work", "Work"), ("team", "Team"), ("html", "HTML")]
     return {"pages": [("live", "Orders"), *(further if settings.HAS_DEMO_PAGES else [])]}
 
 
 class LivePage(TemplateView):
-    """A page on which streams' events arrive, and beside each the code that makes it."""
+    """A page that shows the events of streams, and beside each stream its code."""
 
     template_name = "shop/live.html"
-    #: What the page shows the source of: objects of Python, and the names of templates.
+    #: The page shows the source of these: objects of Python, and templates by their names.
     shown: ClassVar[dict[str, Sequence[Any]]] = {
         "orders": [streams.Orders],
         "clock": [streams.Clock],
@@ -58,7 +58,7 @@ class LivePage(TemplateView):
     }
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Add the source of what the page shows, from the very files."""
+        """Add the source code that the page shows, read from the files."""
         sources = {name: "\n\n".join(map(source, parts)) for name, parts in self.shown.items()}
         # The demo's login is no secret while DEBUG is on, and does not exist elsewhere.
         return super().get_context_data(sources=sources, debug=settings.DEBUG, **kwargs)
@@ -73,7 +73,7 @@ def source(part: Any) -> str:
 
 
 class DemoPage(LivePage):
-    """One of the further pages, whose streams a button can cut: they know the page by its id."""
+    """A page whose streams a button can cut. The streams have the page's id in their address."""
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         """Add the page's id."""
@@ -95,7 +95,7 @@ class WorkPage(DemoPage):
 
 
 class TeamPage(DemoPage):
-    """Who is here, and what the logged-in user is told."""
+    """The present users, and the notifications of the user who is logged in."""
 
     template_name = "shop/team.html"
     shown = {"team": [pages.Team]}
@@ -136,7 +136,7 @@ class RefusalSerializer(serializers.Serializer):
 
 
 class PlaceOrder(APIView):
-    """Create a random order, which then arrives on the page by its stream."""
+    """Create a random order, which the page then gets from its stream."""
 
     permission_classes = [IsAuthenticated]
 
@@ -163,7 +163,7 @@ def advance(request: HttpRequest, pk: int) -> HttpResponse:
     if order.next_status is not None:
         order.status = order.next_status
         order.save(update_fields=["status"])
-    return HttpResponse(status=204)  # What changes arrives through the stream.
+    return HttpResponse(status=204)  # The page gets the change from its stream.
 
 
 class StartImport(APIView):
@@ -201,7 +201,7 @@ class Notify(APIView):
 
 
 class Break(APIView):
-    """Break something, so that people see it heal. Only ``make demo`` has it."""
+    """Cut connections, or end a worker, to show how streams recover. Only ``make demo`` has it."""
 
     def post(self, request: Request, what: str) -> Response:
         if what not in ("connection", "stop", "kill"):
@@ -211,7 +211,7 @@ class Break(APIView):
             close_streams(topic=topic)
             return Response({"text": "The server closed the streams of this page."})
         worker, is_found = worker_of(topic)
-        # After the answer: this process may be the one that gives it.
+        # Wait for the response to be sent: the worker that ends may be this process.
         number = signal.SIGKILL if what == "kill" else signal.SIGTERM
         threading.Timer(0.2, os.kill, (worker, number)).start()
         how = "is killed" if what == "kill" else "stops, and tells its clients when to reconnect"

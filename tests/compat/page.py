@@ -20,7 +20,7 @@ REMEDIES = Path(__file__).parent / "project" / "remedies"
 SHOWN = {
     "newrelic": "The handler for New Relic",
     "datadog": "The handler for Datadog, beside its `TraceMiddleware`",
-    "structlog": "The middleware for django-structlog, in the place of its own",
+    "structlog": "The middleware for django-structlog, instead of its own",
 }
 
 #: How the package hears of an exception in ``stream()``, as the table says it.
@@ -60,7 +60,7 @@ def written(results: Mapping[str, Result]) -> str:
     found = rows(old)
     found |= {s.name: row(s, results[s.name]) for s in STRANGERS if s.name in results}
     lines = [
-        "| beside the streams | version | switched on by | verdict | an error in `stream()` | what it sees | cost |",
+        "| package | version | switched on by | verdict | an error in `stream()` | what was seen of it | cost |",
         "|---|---|---|---|---|---|---|",
         *(found[s.name] for s in STRANGERS if s.name in found),
     ]

@@ -1,4 +1,4 @@
-"""The command that works behind the shop."""
+"""The command of the demo's background process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testproject.shop.processes import end_with_parent
 
 
 class Command(BaseCommand):
-    """Trade and import until it is stopped."""
+    """Change prices and work on imports until SIGTERM."""
 
     help = "Change prices and work on imports, for the demo's pages."
 

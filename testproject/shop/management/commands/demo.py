@@ -46,8 +46,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until Ctrl+C."""
         if not settings.HAS_DEMO_PAGES:
-            # Several processes serve, and so events have to go by a broker that they share. The
-            # settings are read already: begin again, with others.
+            # Several processes serve, so they need a broker that they share. The settings are loaded
+            # already, so start this command again with others.
             os.environ["DJANGO_SSE_SHARED"] = "1"
             os.execv(sys.executable, [sys.executable, *sys.argv])
         wanted = options["port"]
@@ -91,7 +91,7 @@ class Command(BaseCommand):
             server = ["demo_worker", "--fd", str(listener.fileno())]
             commands = [server] * max(1, workers) + [["backstage"]]
             if not Processes(commands, [listener.fileno()]).run(self._tell):
-                raise CommandError("A process ends whenever it is started. Its error is above.")
+                raise CommandError("A process ends each time it is started. See its error above.")
         self._tell("Stopped.")
 
     def _tell(self, text: str) -> None:
@@ -120,12 +120,12 @@ def only_demo(address: str) -> Iterator[None]:
 
 
 def free_port(wanted: int) -> int:
-    """Return the first port from ``wanted`` on that nobody listens on."""
+    """Return the first free port from ``wanted`` on."""
     if not 0 < wanted < 65536:
         raise CommandError(f"--port must be a number from 1 to 65535, got {wanted!r}.")
     for port in range(wanted, min(wanted + PORTS_TRIED, 65536)):
         with socket.socket() as probe:
-            # As the server does: a port that was just closed can be opened again.
+            # The server sets this option, too: with it, a port that was just closed counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""One process of the demo's server."""
+"""The command of one server process of the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that fills the shop."""
+"""The command that adds sample data to the shop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORDERS = 5
 
 
 class Command(BaseCommand):
-    """Add what is missing of the sample data; what is there already stays as it is."""
+    """Add the sample data that is missing, and leave existing data unchanged."""
 
     help = "Add a demo user, customers, products and orders, where they are missing."
 

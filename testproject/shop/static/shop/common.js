@@ -1,4 +1,4 @@
-// What the pages of the demo share: a section that follows a stream, and the timeline of the page.
+// Code that the demo's pages share: a section that follows a stream, and the timeline of the page.
 
 import { connect } from "./streams.js";
 
@@ -26,7 +26,7 @@ export function element(tag, properties = {}, ...children) {
 export function setState(section, state) {
   const shown = find(section, "state");
   shown.dataset.state = state;
-  // A screen reader says it again only when it is new.
+  // Set the text only when it changes. Otherwise a screen reader would repeat it.
   if (shown.textContent !== LABELS[state]) shown.textContent = LABELS[state];
 }
 
@@ -46,7 +46,7 @@ export function addTo(list, item, { kept = ROWS_KEPT, first = true } = {}) {
 }
 
 // The timeline: a lane for each stream, a bar for the events of a fifth of a second, and a band while
-// there is no connection. Counts are kept and not events, of which thousands may come each second.
+// there is no connection. It stores counts and not events, because thousands may come each second.
 
 const canvas = document.getElementById("timeline");
 const MINUTE = 60_000;
@@ -54,7 +54,7 @@ const SLOT = 200; // milliseconds
 const SKEW = 20; // milliseconds that the clocks of server and browser may differ
 const KINDS = ["sent", "replayed", "missed", "skipped", "reset"];
 const lanes = new Map();
-const pressed = []; // when a button broke something
+const pressed = []; // times at which a button cut a connection or ended a worker
 
 function lane(name) {
   if (!lanes.has(name)) lanes.set(name, { slots: new Map(), away: [], since: null, opened: 0 });
@@ -201,7 +201,7 @@ export class Shown {
   }
 }
 
-// One that follows its stream by the generated client.
+// A section that follows its stream with the generated client.
 export class Live extends Shown {
   constructor(section, handlers, { options = {}, onEvent = () => {}, onOpen = () => {}, address } = {}) {
     super(section);
@@ -234,7 +234,7 @@ export class Live extends Shown {
     this.stream = stream;
   }
 
-  // The page's id lets its button cut the streams of this page alone.
+  // With the page's id, its button can cut the streams of this page and of no other.
   address() {
     const address = new URL(this.section.dataset.stream, location);
     if (canvas?.dataset.page) address.searchParams.set("page", canvas.dataset.page);
@@ -274,26 +274,26 @@ export function complain(id, problem) {
   place.hidden = !problem;
 }
 
-// Return in words why a request was refused, from the text of its answer.
+// Return the reason of a refusal, from the text of the response.
 export function refusal(status, text) {
   let body = {};
   try {
     body = JSON.parse(text);
   } catch {
-    // A page of HTML says nothing to a user.
+    // The body is not JSON, but for example an HTML page, which would not help the user.
   }
   return Object.values(body).flat().join(" ") || `The server answered ${status}.`;
 }
 
-// A button that posts, and says what went wrong.
+// Let a button send a POST, and show an error if it fails.
 export function onPress(id, problem, done = () => {}) {
   document.getElementById(id)?.addEventListener("click", async ({ currentTarget }) => {
     currentTarget.disabled = true;
     complain(problem, "");
     try {
-      // The answer is not shown: what it changes arrives through the stream.
+      // Do not show the response: the stream brings the change.
       const response = await post(currentTarget.dataset.url);
-      if (response.status === 403) location.reload(); // Logged out meanwhile.
+      if (response.status === 403) location.reload(); // The user has logged out meanwhile.
       else if (!response.ok) complain(problem, refusal(response.status, await response.text()));
       else done(response);
     } catch {

@@ -1,4 +1,4 @@
-// HTML over the wire. The libraries read the streams, and this only shows what they do.
+// HTML over the wire. The libraries read the streams; this script only shows what they do.
 
 import "./vendor/datastar.js";
 import * as Turbo from "./vendor/turbo.js";
@@ -6,21 +6,21 @@ import { csrfToken, onPress, Shown } from "./common.js";
 
 const at = (id) => document.getElementById(id);
 
-// Links and forms of the page stay the browser's, but for those that ask for Turbo.
+// The browser handles links and forms, except those with data-turbo="true".
 Turbo.config.drive.enabled = false;
 document.addEventListener("turbo:before-fetch-request", ({ detail }) => {
   detail.fetchOptions.headers["X-CSRFToken"] = csrfToken();
 });
 onPress("place-order", "order-problem");
 
-// htmx says when it connects, and what arrives.
+// htmx dispatches an event when it connects, and for each event of the stream.
 const sales = new Shown(at("sales"));
 const htmxStream = sales.section.querySelector("[hx-swap]");
 htmxStream.addEventListener("htmx:after:sse:connection", () => sales.isOpen());
 htmxStream.addEventListener("htmx:before:sse:connection", () => sales.isAway());
 htmxStream.addEventListener("htmx:before:sse:message", ({ detail }) => sales.arrived(detail.message));
 
-// Turbo's element has an EventSource. After an HTTP error, that gives up: the element is put in again.
+// Turbo's element has an EventSource, which gives up after an HTTP error. Then insert the element again.
 const tickets = new Shown(at("tickets"));
 const turboStream = document.querySelector("turbo-stream-source");
 function watch() {
@@ -40,7 +40,7 @@ function watch() {
 }
 watch();
 
-// Datastar tells of its requests and of each event, but not of ids.
+// Datastar dispatches events for its requests and for each event of the stream, but without ids.
 const revenue = new Shown(at("revenue"));
 let isOpen = false;
 document.addEventListener("datastar-fetch", ({ detail: { type, el } }) => {

@@ -1,5 +1,5 @@
-// The first page: each section follows a stream, by the client that `manage.py sse_client` has made
-// of the streams' declarations.
+// The first page: each section follows a stream, with the client that `manage.py sse_client` has
+// generated from the streams' declarations.
 
 import { connect } from "./streams.js";
 import { addTo, calm, complain, csrfToken, element, find, Live, onPress, refusal, setState } from "./common.js";
@@ -71,7 +71,7 @@ function showOrder(order, { event }) {
   );
   item.dataset.event = event;
   item.dataset.id = order.id;
-  // A changed order takes the place of what it was.
+  // A changed order replaces the old one.
   orders.querySelector(`[data-list] > [data-id="${order.id}"]`)?.remove();
   addTo(find(orders, "list"), item);
   find(orders, "empty").hidden = true;
@@ -82,18 +82,18 @@ if (!("locked" in orders.dataset)) {
     snapshot: showOrder,
     created: showOrder,
     changed: showOrder,
-    // Events were missed that nobody holds any more: what follows is the state of now.
+    // Events that the client has missed are no longer stored: a snapshot of the current state follows.
     reset: () => find(orders, "list").replaceChildren(),
-    // Logged out, in another tab: the page that is loaded now asks for the log-in.
+    // The user has logged out in another tab. Load the page again: it then shows the login form.
     revoked: () => location.reload(),
   }, {
     onEvent: logs(orders),
-    onOpen: () => complain("order-problem", ""), // what was said while the server was away
+    onOpen: () => complain("order-problem", ""), // removes an error of the time without a server
   });
 }
 onPress("place-order", "order-problem");
 
-// Objects, by their types. The stream ends, and is not to be opened again.
+// Objects of two types. The stream ends, so do not reconnect.
 
 const serialization = at("serialization");
 const once = new Live(serialization, {
@@ -114,7 +114,7 @@ at("serialize-again").addEventListener("click", () => {
   once.open();
 });
 
-// What a POST streams.
+// The stream that answers a POST.
 
 at("prompt-form").addEventListener("submit", async (submit) => {
   submit.preventDefault();
@@ -125,7 +125,7 @@ at("prompt-form").addEventListener("submit", async (submit) => {
   button.disabled = true;
   complain("prompt-problem", "");
   answer.replaceChildren();
-  // So that a screen reader reads the answer when it is whole.
+  // A screen reader waits until the answer is complete.
   answer.ariaBusy = "true";
   setState(section, "connecting");
   let count = 0;

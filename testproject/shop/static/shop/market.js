@@ -1,4 +1,4 @@
-// Thousands of prices a second: what arrives is kept, and drawn ten times a second.
+// Thousands of prices a second: the page stores them, and draws ten times a second.
 
 import { color, element, Live, markPressed, markSkipped } from "./common.js";
 
@@ -36,7 +36,7 @@ function take({ name, price, number, time }) {
 const slow = document.getElementById("slow");
 const isSlow = () => slow.ariaPressed === "true";
 
-// The address of a slow client has a parameter, which the demo's server knows.
+// The address of a slow client has a parameter, for which the demo's server sends slowly.
 class Prices extends Live {
   address() {
     const address = super.address();

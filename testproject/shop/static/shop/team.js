@@ -1,4 +1,4 @@
-// Who is here, and what only this user is told.
+// The present users, and the notifications of this user.
 
 import { addTo, element, Live, onPress } from "./common.js";
 
@@ -23,7 +23,7 @@ if (!("locked" in team.dataset)) {
     leave: ({ user }) => members.querySelector(`[data-user="${user}"]`)?.remove(),
     note: ({ text }) => { document.getElementById("notes").textContent = `${text} (${new Date().toLocaleTimeString()})`; },
     reset: () => members.replaceChildren(),
-    revoked: () => {}, // The page's button has cut it: it comes back by itself.
+    revoked: () => {}, // The page's button has cut the stream. The client reconnects by itself.
   });
 }
 onPress("notify", "notes");

@@ -1,4 +1,4 @@
-// A long job: its progress comes from a stream, and from the database where the page is new.
+// A long job: a new page gets its progress from the database, and then from a stream.
 
 import { calm, complain, csrfToken, element, Live, onPress, post, refusal, setState } from "./common.js";
 
@@ -36,7 +36,7 @@ function show(job) {
 new Live(section, { progress: show, reset: () => list.replaceChildren() });
 onPress("start-import", "import-problem");
 
-// An answer: a POST starts it, and a stream under its own id follows it, also after a reload.
+// An answer: a POST starts it, and the page follows it by its id, also after a reload.
 
 const asked = document.getElementById("answer");
 const words = document.getElementById("words");
@@ -67,7 +67,7 @@ document.getElementById("ask").addEventListener("submit", async (submit) => {
   try {
     const response = await post(asked.dataset.stream, { prompt: submit.target.prompt.value });
     if (response.ok) {
-      response.body.cancel(); // The answer goes on, and is followed by its id.
+      response.body.cancel(); // The answer continues, and the page follows it by its id.
       location.hash = response.headers.get("SSE-Job");
       follow(location.hash.slice(1));
     } else complain("ask-problem", refusal(response.status, await response.text()));
@@ -80,7 +80,7 @@ buttons[0].addEventListener("click", () => {
   const { stream } = live;
   stream.close();
   live.isAway("paused");
-  // What a page keeps that comes back: the answer's id, and the last event's.
+  // A page that resumes needs the answer's id, and the id of the last event.
   setTimeout(() => live.open(live.at, { lastEventId: stream.lastEventId }), 5000);
 });
 buttons[1].addEventListener("click", () =>
