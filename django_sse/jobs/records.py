@@ -173,6 +173,12 @@ async def find_last_event(job: Job) -> tuple[EventId, bytes] | None:
 
 async def newest_message(topic: str) -> Message | None:
     """Return the newest message of a topic; raises what ``find()`` does."""
+    found = await newest_messages(topic, 1)
+    return found[0] if found else None
+
+
+async def newest_messages(topic: str, count: int) -> list[Message]:
+    """Return the newest messages of a topic, in their order; raises what ``find()`` does."""
     hub = get_hub()
     if type(hub.listener).newest is Listener.newest:
         raise ImproperlyConfigured(
@@ -182,9 +188,8 @@ async def newest_message(topic: str) -> Message | None:
     try:
         with hub.kept_open():
             async with asyncio.timeout(conf.publish_timeout):
-                found = await hub.listener.newest([topic], 1)
+                return await hub.listener.newest([topic], count)
     except TimeoutError as error:
         raise BrokerError(
             f"{hub.broker} did not say within {conf.publish_timeout:g} s what it knows of a job."
         ) from error
-    return found[0] if found else None

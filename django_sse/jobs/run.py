@@ -20,13 +20,16 @@ from django_sse.topics.listening import TopicListener
 from django_sse.topics.publishing import check_size
 from django_sse.wire.events import encode_head
 
-from .records import Ending, Job, decode, find, newest_message, record_topic
+from .records import Ending, Job, decode, find, newest_message, newest_messages, record_topic
 
 logger = logging.getLogger("django_sse")
 
 #: Seconds for which an event is tried again while the broker is away, and between two attempts.
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 0.5
+#: How many of a job's newest records are searched for that of its end: more than orders to cancel it
+#: may come at once.
+RECENT = 10
 
 
 def new_run() -> str:
@@ -88,13 +91,21 @@ def _last_record(job: Job, ending: Ending, last: EventId) -> tuple[str, bytes, s
 async def ask_to_end(job: Job) -> None:
     """Cancel a job, wherever it runs; does nothing for one that has ended.
 
-    Returns when the broker has the order. Raises ``PublishFailed``.
+    Returns when the broker has the order. Raises ``BrokerError``, as a rule ``PublishFailed``.
     """
     if job.state == "queued":
         await end(job, "cancelled")  # No process works on it that could end it.
     elif not job.ended:
-        record = replace(job, state="cancelling").encode()
-        await get_broker().apublish([record_topic(job.id)], record, timeout=conf.publish_timeout)
+        topic, timeout = record_topic(job.id), conf.publish_timeout
+        await get_broker().apublish(
+            [topic], replace(job, state="cancelling").encode(), timeout=timeout
+        )
+        # The job may have ended since its record was read. The record of the end, which is the last
+        # one, would then be one of those before the order.
+        for message in await newest_messages(topic, RECENT):
+            if decode(message).ended:
+                await get_broker().apublish([topic], message.head, timeout=timeout)
+                return
 
 
 class Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from django_sse.brokers import use_broker
 from django_sse.brokers.base import FIRST, LAST, Broker
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.exceptions import BrokerError
-from django_sse.jobs.records import Job, find
+from django_sse.jobs.records import Ending, Job, find
 from django_sse.jobs.run import Run, ask_to_end, create, end, end_now, new_run
 from django_sse.topics.hub import close_idle_hub, get_hub
 
@@ -80,12 +81,22 @@ async def test_the_first_end_counts() -> None:
     assert await known() == ended
 
 
+@pytest.mark.parametrize("ending", ["done", "failed"])
+async def test_an_order_that_comes_after_the_end_changes_nothing(ending: Ending) -> None:
+    created = await create(job(), once=False)
+    assert created is not None
+    await end(created, ending)
+    ended = await known()
+    # Two clients have read the record before the end.
+    await asyncio.gather(ask_to_end(created), ask_to_end(created))
+    assert replace(await known(), record_id=FIRST) == replace(ended, record_id=FIRST)
+    assert len(await last_events()) == 1
+
+
 async def test_a_job_is_ended_without_an_event_loop() -> None:
     created = await create(job(), once=False)
     assert created is not None
     # Django's databases may not be asked on an event loop.
-    import asyncio  # noqa: PLC0415
-
     await asyncio.to_thread(end_now, created, "failed", timeout=20)
     ended = await known()
     assert ended.state == "failed"
