@@ -76,7 +76,9 @@ async def test_policies_run_in_a_thread_unless_they_ask_nobody(
     assert [it == threading.get_ident() for it in threads] == [at_once]
 
 
-@pytest.mark.parametrize("query", ["", "?format=event-stream", "?format=json", "?page=1"])
+@pytest.mark.parametrize(
+    "query", ["", "?format=event-stream", "?format=json", "?%66ormat=json", "?page=1", "?a=%20"]
+)
 @pytest.mark.parametrize(
     "accept",
     [None, "*/*", "text/event-stream", "text/event-stream; charset=utf-8", "text/*", "text/plain"],
