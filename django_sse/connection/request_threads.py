@@ -74,6 +74,9 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         stopped, error = error, RuntimeError("Synchronous code raised StopIteration.")
         error.__cause__ = stopped
     future.set_exception(error)
+    if isinstance(error, asyncio.CancelledError):
+        # asgiref does not take the outcome where the client left meanwhile, and asyncio would log it.
+        future.exception()
 
 
 class RequestThread(Executor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -156,6 +157,18 @@ async def test_exceptions_that_an_event_loop_treats_apart_arrive_as_they_would_w
             await sync_to_async(stop)()
         with pytest.raises(asyncio.CancelledError):
             await sync_to_async(cancel)()
+
+
+async def test_a_cancellation_that_nothing_awaits_any_more_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def cancel() -> None:
+        raise asyncio.CancelledError
+
+    async with RequestThread() as thread:
+        await asyncio.wait([thread.submit(cancel)])
+        gc.collect()
+    assert not caplog.records
 
 
 async def test_a_call_that_is_cancelled_before_its_turn_is_not_made() -> None:
