@@ -103,6 +103,16 @@ async def test_negotiation_has_the_result_that_it_has_without_a_short_way(
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize("override", ["format", None])
+async def test_a_query_of_too_many_fields_is_refused_before_the_stream_begins(
+    override: str | None, settings: Any
+) -> None:
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": override}
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 3
+    async with connect(Open, "/?a&a&a&a", headers={"Accept": "text/event-stream"}) as stream:
+        assert stream.status_code == 400
+
+
 async def test_who_is_refused_by_an_open_view_gets_its_answer() -> None:
     for method, headers, status in (
         ("GET", {"Accept": "application/json"}, 406),
