@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ from .handshake.receiving import PendingReceive
 from .handshake.response import PendingStream, current_exchange, is_untouched, pending_stream
 from .servers import bare, keeps_cancelled, server_for
 from .servers.base import Receive, Send
+
+logger = logging.getLogger("django_sse")
 
 
 def get_asgi_application() -> ASGIHandler:
@@ -79,6 +82,8 @@ class ASGIHandler(asgi.ASGIHandler):
             return None, receive, None
         exchange = _Exchange(receive, send, asyncio.current_task(), None if overrun else line)
         exchange.overrun = overrun
+        # The view of another request may be the caller, and goes on with its own exchange.
+        callers = current_exchange.get()
         current_exchange.set(exchange)
         try:
             async with RequestThread() as exchange.thread:
@@ -95,14 +100,14 @@ class ASGIHandler(asgi.ASGIHandler):
                 return None, receive, None
             raise
         finally:
-            current_exchange.set(None)
+            current_exchange.set(callers)
         if exchange.gone or exchange.pending is not None:
             receive = exchange.receive
         try:
             return view, receive, exchange.pending
         finally:
             # A traceback of a task that Django's handler cancelled may keep this frame for long.
-            del view, receive, exchange
+            del view, receive, exchange, callers
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Load the middleware, and let what is synchronous in it share trips to the thread."""
@@ -405,7 +410,10 @@ class _Exchange:
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 # Otherwise asyncio logs that the exception was never retrieved.
-                task.exception()
+                error = task.exception()
+                if isinstance(error, SystemExit):
+                    # The event loop raises it and ends, and the log should say where it came from.
+                    logger.error("A request's code raised SystemExit.", exc_info=error)
         await self.abandon("error")
         if self.pending is not None:
             await self.pending.aclose()

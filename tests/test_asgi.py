@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import inspect
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from daphne.http_protocol import WebRequest
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler as DjangosHandler
-from django.core.signals import request_started
+from django.core.signals import request_finished, request_started
 from django.db import connection, connections
 from django.http import HttpResponse
 from django.urls import path
@@ -77,11 +80,29 @@ def queries(request: Any) -> HttpResponse:
     return HttpResponse(f"{threading.get_ident()} {len(connection.queries)}")
 
 
+async def leave(request: Any) -> HttpResponse:
+    await sync_to_async(sys.exit)(3)
+    return HttpResponse()
+
+
 async def nothing(request: Any) -> HttpResponse:
     return HttpResponse()
 
 
+class Asking(Endless):
+    """Asks another address of the same application before it begins."""
+
+    application: Any = None
+
+    async def connect(self) -> None:
+        transport = httpx.ASGITransport(self.application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            assert (await client.get("/nothing/")).status_code == 200
+
+
 urlpatterns = [
+    sse_path("asking/", Asking),
+    path("leave/", leave),
     path("queries/", queries),
     path("nothing/", nothing),
     sse_path("endless/", Endless),
@@ -123,6 +144,45 @@ async def test_what_django_does_as_a_request_starts_is_done_before_its_first_que
     await request_threads.settle()
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_django_does_as_a_request_starts_is_done_for_a_synchronous_caller(
+    application: Any, settings: Any
+) -> None:
+    settings.DEBUG = True
+    transport = httpx.ASGITransport(application)
+
+    async def get() -> str:
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            return (await client.get("/queries/")).text
+
+    # The caller's thread does the synchronous work, and the queries are those of the last request.
+    assert [async_to_sync(get)() for _ in range(2)] == [f"{threading.get_ident()} 1"] * 2
+
+
+async def test_a_receiver_that_another_thread_connects_as_a_request_begins_is_called(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, called = request_started._live_receivers, threading.Event()
+
+    def receive(**kwargs: Any) -> None:
+        called.set()
+
+    def find_and_connect(sender: Any) -> Any:
+        found = find(sender)
+        monkeypatch.undo()
+        thread = threading.Thread(target=request_started.connect, args=(receive,))
+        thread.start()
+        thread.join()
+        return found
+
+    monkeypatch.setattr(request_started, "_live_receivers", find_and_connect)
+    try:
+        assert (await client.get("/nothing/")).status_code == 200
+    finally:
+        request_started.disconnect(receive)
+    assert called.is_set()
+
+
 async def test_a_request_without_synchronous_work_has_one_trip_to_a_thread(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +215,42 @@ async def test_a_receiver_of_request_started_is_called_first_and_in_the_requests
     finally:
         request_started.disconnect(receive)
     assert answer.text.split()[0] == str(*called)
+
+
+async def test_a_view_may_call_the_application_and_its_stream_still_outlives_its_request(
+    application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[object] = []
+
+    def receive(**kwargs: Any) -> None:
+        finished.append(kwargs["sender"])
+
+    monkeypatch.setattr(Asking, "application", application)
+    request_finished.connect(receive)
+    try:
+        async with connect(application, "/asking/") as stream:
+            await stream.receive()
+            assert finished == [type(application)] * 2
+    finally:
+        request_finished.disconnect(receive)
+
+
+@pytest.mark.skipif(
+    "TaskGroup" in inspect.getsource(DjangosHandler.handle),
+    reason="The server's own task raises it, and the server logs it.",
+)
+def test_the_log_says_which_code_ended_the_process(
+    application: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def get() -> None:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            await client.get("/leave/")
+
+    with pytest.raises(SystemExit):
+        asyncio.run(get())
+    assert "raised SystemExit" in caplog.text
+    assert "in leave" in caplog.text
 
 
 async def test_lifespan_ends_the_streams(application: Any, ending: Any) -> None:

@@ -64,11 +64,16 @@ def postpone_start(sender: type) -> tuple[Callable[[], Any], ...]:
     other receivers are to be called, or Django is not as expected.
     """
     try:
+        known = len(request_started.receivers)
         receivers, asynchronous = request_started._live_receivers(sender)
         if asynchronous or any(each not in _OWN for each in receivers):
             return ()
-        # Django's own mark, which connect() and disconnect() take away.
-        request_started.sender_receivers_cache[sender] = dispatcher.NO_RECEIVERS
+        # connect() holds the lock. A receiver that another thread has connected meanwhile is called.
+        with request_started.lock:
+            if len(request_started.receivers) != known:
+                return ()
+            # Django's own mark, which connect() and disconnect() take away.
+            request_started.sender_receivers_cache[sender] = dispatcher.NO_RECEIVERS
     except (AttributeError, TypeError, ValueError):
         return ()
     return tuple(partial(each, signal=request_started, sender=sender) for each in receivers)

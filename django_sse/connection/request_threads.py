@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
 from .databases import close_all, close_due, may_be_kept, opened, seconds_to_keep
 
@@ -74,6 +74,9 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         stopped, error = error, RuntimeError("Synchronous code raised StopIteration.")
         error.__cause__ = stopped
     future.set_exception(error)
+    if isinstance(error, asyncio.CancelledError):
+        # asgiref does not take the outcome where the client left meanwhile, and asyncio would log it.
+        future.exception()
 
 
 class RequestThread(Executor):
@@ -90,13 +93,17 @@ class RequestThread(Executor):
         self.first: tuple[Callable[[], Any], ...] = ()
         self._worker: _Worker | None = None
         self._running: set[_Call] = set()
+        self._over = False
+        # Another thread that has copied the request's context may submit from a loop of its own.
+        self._lock = threading.Lock()
         self._context = ThreadSensitiveContext()
         self._token: Any = None
 
     @property
     def is_used(self) -> bool:
-        """Whether this is the request's thread, and not one of an outer block."""
-        return self._token is not None
+        """Whether ``sync_to_async`` runs here, and not in the thread of an outer block or caller."""
+        # A synchronous caller that waits in async_to_sync() has its own thread do the work.
+        return self._token is not None and getattr(AsyncToSync.executors, "current", None) is None
 
     async def __aenter__(self) -> RequestThread:
         """Let ``sync_to_async`` use the thread, in this task and those that it starts."""
@@ -112,7 +119,9 @@ class RequestThread(Executor):
             return
         SyncToAsync.thread_sensitive_context.reset(self._token)
         SyncToAsync.context_to_thread_executor.pop(self._context, None)
-        worker, self._worker = self._worker, None
+        with self._lock:
+            self._over = True
+            worker, self._worker = self._worker, None
         if worker is None:
             return
         if not self._running:
@@ -127,18 +136,22 @@ class RequestThread(Executor):
     def submit(  # type: ignore[override]  # see below
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        """Run ``fn(*args, **kwargs)`` in the thread. Raises ``RuntimeError`` where the system has no
-        more threads.
+        """Run ``fn(*args, **kwargs)`` in the thread.
+
+        Raises ``RuntimeError`` where the system has no more threads, and after the block.
 
         The event loop's ``run_in_executor()`` takes a future of the loop as it is. A future of
         ``concurrent.futures``, which it would have to wrap, costs 10 µs more for each call.
         """
-        call = _Call(partial(fn, *args, **kwargs), self._running)
-        if self._worker is None:
-            self._worker = _take()
-            if self.first:
-                call.work = partial(_after, self.first, call.work)
-        self._worker.calls.put(call)
+        with self._lock:
+            if self._over:
+                # Nothing would end a thread that is taken now.
+                raise RuntimeError("The request is over, and its thread with it.")
+            if self._worker is None:
+                self._worker = _take()
+                fn = partial(_after, self.first, fn) if self.first else fn
+            call = _Call(partial(fn, *args, **kwargs), self._running)
+            self._worker.calls.put(call)
         return call.future
 
 
@@ -146,10 +159,12 @@ def _nothing() -> None:
     pass
 
 
-def _after(first: tuple[Callable[[], Any], ...], call: Callable[[], T]) -> T:
+def _after(
+    first: tuple[Callable[[], Any], ...], call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
     for each in first:
         each()
-    return call()
+    return call(*args, **kwargs)
 
 
 class _Worker:

@@ -30,11 +30,14 @@ class BodyTooLarge(APIException):
 
 
 def load(request: Request) -> None:
-    """Read what is lazy on a request: its user, its body, and its session.
+    """Read what is lazy on a request: its user, its query, its body, and its session.
 
-    Raises ``ParseError`` and other exceptions of DRF for a body that cannot be read.
+    Raises ``ParseError`` and other exceptions of DRF for a body that cannot be read, and Django's
+    ``SuspiciousOperation`` for a query with too many fields.
     """
     request.user  # noqa: B018 - perform_authentication() may have been overridden
+    if request.META.get("QUERY_STRING"):
+        request.GET  # noqa: B018 - a query that is refused has to be so before the stream begins
     _check_size(request)
     # Without a body, request.data is empty also later, and takes memory only where it is asked for.
     if not _LENGTHS.isdisjoint(request.META):

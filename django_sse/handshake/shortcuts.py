@@ -69,7 +69,8 @@ def asks_for_stream_only(negotiator: Any, request: Request, format_suffix: str |
         type(negotiator) is DefaultContentNegotiation
         and meta.get("HTTP_ACCEPT", "*/*") in {CONTENT_TYPE, "*/*"}
         and not format_suffix
-        and not (override and override in meta.get("QUERY_STRING", ""))
+        # Look at the parsed query: a client may write any character of the name as "%66".
+        and not (override and meta.get("QUERY_STRING") and override in request.query_params)
     )
 
 

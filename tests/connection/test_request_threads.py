@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -76,6 +77,39 @@ async def test_requests_beside_each_other_have_their_own_threads() -> None:
     assert len(request_threads._idle) <= request_threads.MOST_IDLE
 
 
+async def test_two_other_threads_that_begin_its_work_at_once_take_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[threading.Thread] = []
+    take, both = request_threads._take, threading.Event()
+
+    def slow_take() -> request_threads._Worker:
+        both.wait(0.5)
+        both.set()
+        return take()
+
+    def work() -> threading.Thread:
+        thread = asyncio.run(sync_to_async(where)())
+        started.append(thread)
+        return thread
+
+    monkeypatch.setattr(request_threads, "_take", slow_take)
+    async with RequestThread():
+        # They copy the context, as asyncio.to_thread() does, and have event loops of their own.
+        first, second = await asyncio.gather(asyncio.to_thread(work), asyncio.to_thread(work))
+    assert first is second
+    async with asyncio.timeout(10):
+        while any(it.is_alive() for it in started):  # noqa: ASYNC110 - threads tell nobody
+            await asyncio.sleep(0.05)
+
+
+async def test_work_that_another_thread_submits_after_the_end_is_refused() -> None:
+    async with RequestThread() as thread:
+        pass
+    with pytest.raises(RuntimeError, match="The request is over"):
+        thread.submit(where)
+
+
 async def test_a_request_without_synchronous_work_takes_no_thread() -> None:
     before = threading.active_count()
     async with RequestThread():
@@ -123,6 +157,18 @@ async def test_exceptions_that_an_event_loop_treats_apart_arrive_as_they_would_w
             await sync_to_async(stop)()
         with pytest.raises(asyncio.CancelledError):
             await sync_to_async(cancel)()
+
+
+async def test_a_cancellation_that_nothing_awaits_any_more_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def cancel() -> None:
+        raise asyncio.CancelledError
+
+    async with RequestThread() as thread:
+        await asyncio.wait([thread.submit(cancel)])
+        gc.collect()
+    assert not caplog.records
 
 
 async def test_a_call_that_is_cancelled_before_its_turn_is_not_made() -> None:

@@ -76,7 +76,9 @@ async def test_policies_run_in_a_thread_unless_they_ask_nobody(
     assert [it == threading.get_ident() for it in threads] == [at_once]
 
 
-@pytest.mark.parametrize("query", ["", "?format=event-stream", "?format=json", "?page=1"])
+@pytest.mark.parametrize(
+    "query", ["", "?format=event-stream", "?format=json", "?%66ormat=json", "?page=1", "?a=%20"]
+)
 @pytest.mark.parametrize(
     "accept",
     [None, "*/*", "text/event-stream", "text/event-stream; charset=utf-8", "text/*", "text/plain"],
@@ -99,6 +101,16 @@ async def test_negotiation_has_the_result_that_it_has_without_a_short_way(
             answers.append((stream.status_code, [*results]))
         results.clear()
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("override", ["format", None])
+async def test_a_query_of_too_many_fields_is_refused_before_the_stream_begins(
+    override: str | None, settings: Any
+) -> None:
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": override}
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 3
+    async with connect(Open, "/?a&a&a&a", headers={"Accept": "text/event-stream"}) as stream:
+        assert stream.status_code == 400
 
 
 async def test_who_is_refused_by_an_open_view_gets_its_answer() -> None:
