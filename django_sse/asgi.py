@@ -110,7 +110,7 @@ class ASGIHandler(asgi.ASGIHandler):
             del view, receive, exchange, callers
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """Load the middleware, and let what is synchronous in it share trips to the thread."""
+        """Load the middleware, and let its synchronous methods share trips to the request's thread."""
         super().load_middleware(is_async)
         self._middleware_chain, run = join(self._middleware_chain)
         if run is not None and ViewMiddleware.suits(self._view_middleware):
@@ -273,7 +273,7 @@ class _HeadersOnly:
 
 
 class _Exchange:
-    """The ``receive`` and ``send`` of one request, and what is handed over to its stream."""
+    """The ``receive`` and ``send`` of one request, and the state that its stream takes over."""
 
     __slots__ = (
         "_line",

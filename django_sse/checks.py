@@ -182,7 +182,7 @@ def _imported(found: Iterable[type]) -> list[Any]:
 def check_presence(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Find views with presence where the broker does not know who follows a topic."""
+    """Find views with presence whose broker does not support presence."""
     try:
         broker = broker_class(PARSERS["BROKER"](_given().get("BROKER", DEFAULTS["BROKER"])).backend)
     except ImproperlyConfigured:

@@ -58,7 +58,7 @@ class StreamLost(SSEError):
     """
 
     def __init__(self, message: str, *, buffer: str = "") -> None:
-        """Take the text, and what was kept."""
+        """Take the error's text, and the part of the response that was kept."""
         super().__init__(message)
         self.buffer = buffer
 
@@ -236,7 +236,7 @@ class connect:  # noqa: N801 - it is used as a function
 
 
 class _Kept:
-    """What is kept of what was read."""
+    """The newest part of the response that was read."""
 
     def __init__(self, buffer: Buffer) -> None:
         if isinstance(buffer, int) and not isinstance(buffer, bool) and buffer > 0:

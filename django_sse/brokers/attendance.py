@@ -69,7 +69,7 @@ class Attendance:
         return Attended(True, due[:DUE_LIMIT], max(min(others), 0.0) if others else None)
 
     def presence(self, topic: str) -> Presence:
-        """Return who is present in a topic."""
+        """Return the users that are present in a topic."""
         now = time.monotonic()
         alive = {holder for holder, end in self._leases.items() if end >= now}
         users = [

@@ -280,7 +280,7 @@ class Broker(ABC):
         raise ImproperlyConfigured(self.no_presence())
 
     def presence(self, topic: str, *, timeout: float) -> Presence:
-        """Return who is present in a topic.
+        """Return the users that are present in a topic.
 
         The users of a holder without a lease are not. Raises ``BrokerError`` after ``timeout``
         seconds.

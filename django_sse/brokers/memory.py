@@ -161,7 +161,7 @@ class MemoryBroker(Broker):
             return self._attendance.attend(holder, changes, departures, lease=lease, grace=grace)
 
     def presence(self, topic: str, *, timeout: float = 0) -> Presence:
-        """Return who is present in a topic, in this process. Never waits."""
+        """Return the users that are present in a topic, in this process. Never waits."""
         with self._lock:
             return self._attendance.presence(topic)
 

@@ -57,11 +57,11 @@ def close_due(*, after_error: bool = False) -> None:
 
 
 def postpone_start(sender: type) -> tuple[Callable[[], Any], ...]:
-    """Let ``request_started`` call nothing, and return what it would call, if that is Django's own only.
+    """Keep ``request_started`` from calling its receivers, and return them to be called later.
 
-    That is to look after the thread's connections, which is as well done when the thread is first
-    needed: a request that needs none then waits for none. Return nothing, and change nothing, where
-    other receivers are to be called, or Django is not as expected.
+    Django's own receivers look after the thread's database connections. That can wait until the
+    thread is first needed, so a request that needs no thread waits for none. Where there are other
+    receivers, or Django is not as expected, this returns nothing and changes nothing.
     """
     try:
         known = len(request_started.receivers)

@@ -106,7 +106,7 @@ class RequestThread(Executor):
         return self._token is not None and getattr(AsyncToSync.executors, "current", None) is None
 
     async def __aenter__(self) -> RequestThread:
-        """Let ``sync_to_async`` use the thread, in this task and those that it starts."""
+        """Let ``sync_to_async`` use the thread, in this task and in tasks that it starts."""
         if SyncToAsync.thread_sensitive_context.get(None) is not None:
             return self
         SyncToAsync.context_to_thread_executor[self._context] = self
@@ -198,7 +198,7 @@ class _Worker:
             if len(_idle) >= MOST_IDLE:
                 return False
             _idle.append(self)
-        # Whoever takes the worker takes it from the list, and puts a call into its queue.
+        # A request that takes this worker removes it from the list, and puts a call into its queue.
         patience: float | None = IDLE_SECONDS
         while patience != 0:
             try:
@@ -239,7 +239,7 @@ _lock = threading.Lock()
 def _take() -> _Worker:
     with _lock:
         if _idle:
-            # The one that has waited least; the others may end.
+            # Take the one that has waited least, so that the others can end.
             return _idle.pop()
     return _Worker()
 

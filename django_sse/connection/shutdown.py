@@ -42,13 +42,13 @@ class Ending(Protocol):
     """What ends with a process besides its streams."""
 
     def __len__(self) -> int:
-        """Return how many things have not ended yet."""
+        """Return how many streams, or jobs, have not ended yet."""
 
     def end(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to end those of an event loop, on which it is called."""
+        """Begin to end the streams, or jobs, of an event loop, on which it is called."""
 
     async def settle(self) -> None:
-        """Wait for the end of those of the running event loop."""
+        """Wait for the end of the streams, or jobs, of the running event loop."""
 
 
 class Shutdown:
@@ -104,7 +104,7 @@ class Shutdown:
                 signal.signal(number, self._on_signal)
 
     def begin(self) -> None:
-        """Refuse new streams, and end those that are open. Safe in a signal handler."""
+        """Refuse new streams, and end the open ones. Safe in a signal handler."""
         if not self.draining:
             self._deadline = time.monotonic() + conf.drain_seconds
         self.draining = True

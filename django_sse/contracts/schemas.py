@@ -62,7 +62,7 @@ _TYPES: Mapping[Any, Schema] = {
 
 
 class Schemas:
-    """Makes schemas; those of serializers are kept in ``named``, by name, and referred to."""
+    """Makes schemas. Schemas of serializers are kept in ``named``, by name, and referred to."""
 
     def __init__(self, place: str = "#/schemas/") -> None:
         """Begin without a schema; ``place`` is where those in ``named`` stand in the document."""

@@ -1,4 +1,4 @@
-"""``LoginRequiredMiddleware``: what it demands of a stream's view, and how it leaves that to the handshake."""
+"""``LoginRequiredMiddleware``: the handshake of a stream demands the login in its place."""
 
 from __future__ import annotations
 

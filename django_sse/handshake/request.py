@@ -1,4 +1,4 @@
-"""What is read from a request before its stream begins, and what is let go of it then."""
+"""A request: its lazy parts are read before the stream begins, and what it does not need is freed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.http.request import HttpHeaders
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.request import Request
 
-#: The query parameter with which a page hands in the id of the moment when it was rendered.
+#: The query parameter in which a page sends the newest event's id from when it was rendered.
 _PAGES_OWN = "last_event_id"
 
 
@@ -48,7 +48,7 @@ def load(request: Request) -> None:
     session = getattr(request._request, "session", None)
     if session is not None and session.session_key:
         # SessionMiddleware adds "Vary: Cookie" to a response whose session was accessed.
-        # To load the session is not yet to use it.
+        # Loading the session here does not count as a use of it.
         accessed = session.accessed
         session.get("", None)
         session.accessed = accessed
@@ -102,7 +102,7 @@ def _letters(name: str) -> str:
 
 
 def slim(request: Any) -> None:
-    """Let go of what a finished request holds and no stream needs: about 3 kB, or more."""
+    """Free what a finished request holds and no stream needs: about 3 kB, or more."""
     inner = request._request
     # The wrapper of a monitoring agent may refuse an attribute; then it is kept.
     with suppress(AttributeError):
@@ -116,8 +116,8 @@ def slim(request: Any) -> None:
         # A recheck makes a new request with its own.
         request.parsers = request.authenticators = ()
         request.negotiator = None
-    # What is made of the request's META is made again where it is asked for. What a middleware has
-    # put in its place stays.
+    # Django makes these again from the request's META where code asks for them. An object that a
+    # middleware has put in their place stays.
     with suppress(AttributeError):
         request.__dict__.pop("_parsed_accept_list", None)
         made = inner.__dict__

@@ -24,11 +24,12 @@ from django_sse.monitoring.metrics import counters
 from django_sse.servers.base import Send
 from django_sse.wire.events import CONTENT_TYPE, encode_fields
 
-#: If the first in line has waited for so many seconds, new clients are told to come back later.
+#: If the first handshake in line has waited for so many seconds, new clients are told to come back
+#: later.
 WAIT_SECONDS = 5.0
-#: The next in line begins when the event loop has gone round so often since the last one began, about
-#: as often as a handshake needs, or after so many seconds. Otherwise many would progress in the
-#: same round, and a loop that accepts one connection in each (uvloop's) would fall behind.
+#: The next handshake in line begins so many rounds of the event loop after the last one, about as
+#: many as a handshake needs, or after so many seconds. Otherwise many handshakes would progress in the
+#: same round, and uvloop, which accepts one connection in each round, would fall behind.
 PACE_ROUNDS = 6
 PACE_SECONDS = 0.002
 
@@ -83,7 +84,7 @@ class Line:
         return bool(self._waiting) and self._loop.time() - self._waiting[0][0] > WAIT_SECONDS
 
     async def turn(self, most: int) -> Turn:
-        """Wait until those before have begun, and fewer than ``most`` handshakes are under way."""
+        """Wait until the earlier handshakes have begun, and fewer than ``most`` are under way."""
         self._most = most
         now = self._loop.time()
         if self._under_way < most and not self._waiting and now - self._begun > PACE_SECONDS:
@@ -131,9 +132,9 @@ _lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Line] = weakref.Wea
 
 
 def line_for(scope: Any) -> Line | None:
-    """Return the line in which a request has to wait, by what it says of itself.
+    """Return the line in which a request has to wait, or ``None``.
 
-    Those that name an event stream in ``Accept``, as an ``EventSource`` does, if
+    A request waits if it names an event stream in ``Accept``, as an ``EventSource`` does, and
     ``MAX_HANDSHAKES`` is a number.
     """
     if scope.get("method") != "GET" or conf.max_handshakes is None or not _names_stream(scope):

@@ -201,7 +201,7 @@ class Handshake(APIView, Stream):
         try:
             exchange = current_exchange.get()
             if exchange is not None:
-                # From here on, the view may wait for whatever it likes.
+                # From here on, the view's own code may wait for any time.
                 exchange.end_turn()
             await self.connect()
             self._connected = True
@@ -261,7 +261,7 @@ class Handshake(APIView, Stream):
             self._accept(request, *args, **kwargs)
             self._apply_policies(request, *args, **kwargs)
         except Exception:
-            # What answers it may wait for a database.
+            # The code that makes the answer may wait for a database.
             return False
         return True
 
@@ -357,7 +357,7 @@ class Handshake(APIView, Stream):
         return super().raise_uncaught_exception(exc)
 
 
-#: Of all requests, since a renderer keeps nothing.
+#: All requests share it, since a renderer keeps no state.
 _JSON = JSONRenderer()
 #: The attributes that a stream has while it follows topics, in the order in which they are set.
 _KEYS = (

@@ -23,7 +23,7 @@ CHANNEL = "django_sse_change"
 #: one database.
 RECORD_CHANGE = "django_sse_record_change_1"
 _FOLD_CHANGES = "django_sse_fold_changes_1"
-#: The data of a statement after which nothing is known of any row.
+#: What a statement records if it does not say which rows it has changed.
 ANY_ROW = '{"all": true}'
 #: The most rows of the table that one transaction takes.
 BATCH = 200
@@ -31,7 +31,7 @@ BATCH = 200
 MAX_PENDING = 2000
 #: Seconds after which rows that no relay has taken are folded.
 KEEP = 600
-#: Of how many statements one folds, on average. The others need not look at the table.
+#: On average, one statement in so many folds the table. The others do not look at it.
 FOLD_EVERY = 100
 
 # What a key may be in JSON.
@@ -40,7 +40,7 @@ _KEYS = (str, int, Decimal, bool)
 #: The concrete models that have the triggers.
 covered: set[type[Model]] = set()
 
-#: What makes the table and the function; the names are to be filled in.
+#: The SQL that makes the table and the function, with placeholders for their names.
 #:
 #: A statement of 10,000 rows is one row here, and a transaction is one notification. The function
 #: runs as its owner. Names are qualified, so a caller's search_path cannot lead it elsewhere.

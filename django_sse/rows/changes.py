@@ -58,7 +58,7 @@ class KeyEncoder(JSONEncoder):
         return super().default(obj) if isinstance(obj, _KNOWN) else str(obj)
 
 
-# What a message has beside its data.
+# The bytes that a message has besides its data.
 _FRAME = len(encode_head("", "touched"))
 
 

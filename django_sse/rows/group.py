@@ -84,7 +84,7 @@ class Asked:
 class Group:
     """The connections of one event loop that share a plan. All methods belong to that loop."""
 
-    # What the hub asks of a follower. A group holds messages and is never live.
+    # The attributes that the hub expects of a follower. A group is never live: it holds messages.
     cursor = EventId(0, 0)
     client: str | None = None
     outbox: Any = None
@@ -100,7 +100,7 @@ class Group:
         self._loop = asyncio.get_running_loop()
         self._held: dict[Any, Any] = {}
         self._sent: deque[Sent] = deque()
-        # What was touched since the last check, and by which message.
+        # The rows that were touched since the last check, each with the message that told of it.
         self._touched: OrderedDict[Any, EventId] = OrderedDict()
         self._related: OrderedDict[tuple[Path, Message], None] = OrderedDict()
         # Whether the database failed in the last check.
@@ -141,9 +141,10 @@ class Group:
         return self.hub.add(follower, frozenset([self.topic]))
 
     async def settle(self) -> EventId:
-        """Hear of all changes from now on, and check those of before; return the position then."""
+        """Hear of all changes from now on, and check the earlier ones; return the position then."""
         for it in self._relays:
-            # What triggers wrote down before is older than the snapshot, and need not come after it.
+            # The rows that triggers have recorded before are older than the snapshot. After this
+            # wait, no client gets them again as changes.
             await it.first_look_done.wait()
         await self.hub.subscribe(self.plan.topics)
         async with self._lock:
@@ -186,7 +187,7 @@ class Group:
         finally:
             asked.clients -= 1
             if not asked.clients and self._pages.get(place) is asked:
-                # All have left before it was their turn.
+                # All clients have left before the read began.
                 del self._pages[place]
                 asked.task.cancel()
 
@@ -227,7 +228,7 @@ class Group:
                     is_known = has_key and not sent.created
                     events.append(("changed" if is_known else "created", row.text))
             if not self.plan.format.is_by_pk:
-                # What goes comes first: another row may have its key now.
+                # Send deletions first: another row may have the same key by now.
                 events.sort(key=lambda it: it[0] != "deleted")
             # Only the last one moves the client's position. A client that leaves before it gets all
             # of them again.
@@ -338,10 +339,11 @@ class Group:
         if token != self._token:
             return  # Everything begins anew.
         if not self.plan.format.is_by_pk:
-            # What goes comes first, for the same reason as in catch_up().
+            # Send deletions first, for the same reason as in catch_up().
             self._remove(pk for pk in touched if pk not in rows)
             self._rename(rows)
-        # Not only those of `touched`: the database may take two texts for the same key.
+        # Look at all rows that were found, and not only at `touched`: the database may treat two
+        # texts as the same key.
         for pk in dict.fromkeys([*touched, *rows]):
             row = rows.get(pk)
             if row is None:
@@ -363,7 +365,7 @@ class Group:
         return renamed
 
     def _remove(self, pks: Iterable[Any]) -> None:
-        """Send ``deleted`` for those of the rows that clients hold."""
+        """Send ``deleted`` for the rows among these that clients hold."""
         gone = [(pk, self._held.pop(pk)) for pk in pks if pk in self._held]
         # With a `lookup_field`, another row may have the key by now.
         kept = set(self._held.values()) if gone and not self.plan.format.is_by_pk else ()

@@ -30,17 +30,17 @@ KEYS = 500
 #: How many texts are kept for other groups, which check the same change a moment later.
 KEPT = 1000
 
-# Values whose equality says that they are the same for the database, too.
+# Types whose values are the same for the database if Python finds them equal.
 _COMPARED = (
     *(str, bytes, int, float, bool, type(None), decimal.Decimal, uuid.UUID),
     *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta),
 )
 
 
-# What each QuerySet has.
+# The attributes that every QuerySet has.
 _OF_QUERYSETS = frozenset(vars(QuerySet()))
 
-# What Django keeps in an object beside what was loaded; _state() looks into it.
+# Attributes of an object that hold no loaded values themselves; _state() looks into them.
 _CACHES = {"_state", "_prefetched_objects_cache"}
 
 
@@ -227,8 +227,8 @@ def _by_topic(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def _state(obj: Any) -> dict[str, Any]:
-    """Return what was loaded of an object, with the objects that were loaded with it."""
-    # An annotation may have any name.
+    """Return the loaded values of an object, and of the objects that were loaded with it."""
+    # Take all names but these: an annotation may have any name, also one with an underscore.
     found = {name: value for name, value in obj.__dict__.items() if name not in _CACHES}
     for name, other in obj._state.fields_cache.items():
         found[f"{name}."] = _state(other) if isinstance(other, Model) else other
@@ -253,7 +253,7 @@ def key_name(owner: str, serializer_class: SerializerClass, model: type[Model], 
     if fields is None:  # A BaseSerializer.
         return str(pk.name) if "pk" in wanted else lookup
     for name, field in fields.items():
-        # An object in an object is no key.
+        # A nested serializer's object cannot be a key.
         if field.source in wanted and not (field.write_only or isinstance(field, BaseSerializer)):
             return str(name)
     raise ImproperlyConfigured(
@@ -318,8 +318,9 @@ def check_lookup(owner: str, model: type[Model], lookup: str) -> None:
 
 
 def query_key(queryset: QuerySet[Any]) -> Hashable:
-    """Return what is equal for querysets that find the same rows, and load the same of them."""
-    # A project's QuerySet may do something with the objects, and know for which user.
+    """Return a key that is equal for querysets that find the same rows and load the same fields."""
+    # A project's own QuerySet class may keep further attributes, the user for example, and treat
+    # the objects differently because of them.
     own = {name: it for name, it in vars(queryset).items() if name not in _OF_QUERYSETS}
     iterable: Any = queryset._iterable_class
     return (
@@ -356,16 +357,16 @@ def _prefetch_key(lookup: Any) -> Hashable:
 
 
 def _frozen(param: Any) -> Hashable:
-    """Return what is equal for equal parameters of a query, and for no others."""
+    """Return a key that is equal for equal parameters of a query, and for no others."""
     if isinstance(param, list | tuple):
         return tuple(map(_frozen, param))
-    # 1 == True, and what is equal for Python may differ for the database.
+    # Compare the types, too: 1 == True for Python, but not for every database.
     if type(param) in _COMPARED:
         return type(param), param
     try:
         return type(param), pickle.dumps(param)
     except Exception:
-        # What cannot be compared is equal to nothing, and its connection shares no queries.
+        # The parameter cannot be compared, so this connection shares no queries.
         return object()
 
 

@@ -23,7 +23,7 @@ class RowSubscription(Subscription):
         self.group = group
         self._hub = group.hub
         self._cohort = group.enter(self)
-        # The snapshot's last event has the id, or the replay.
+        # The client gets its id from the last event of the snapshot or of the replay.
         self._told = True
         seen = None if last_event_id is None else EventId.parse(last_event_id)
         # Skip the events up to here: they are about rows that left before this client came.
@@ -31,7 +31,7 @@ class RowSubscription(Subscription):
         if seen is not None and group.remembers(seen):
             self.resumed = True
             self.cursor = seen
-            # What is missing is read as after too many held messages.
+            # Read the missing messages from the group, as if too many had been held.
             self._held = None
 
     def end(self, reason: str) -> None:

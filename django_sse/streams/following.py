@@ -29,7 +29,7 @@ logger = logging.getLogger("django_sse")
 
 
 class Following(Sending[T]):
-    """A stream that sends what is published to its topics."""
+    """A stream that sends the events of its topics."""
 
     #: Topics whose events the stream sends, once it follows them.
     topics: ClassVar[Iterable[str]] = ()

@@ -57,9 +57,9 @@ class Register:
         self._loop = loop
         self._holder = uuid.uuid4().hex
         self._streams: Counter[Member] = Counter()
-        # What the broker knows of this holder.
+        # The members and numbers of streams that the broker knows of this holder.
         self._told: dict[Member, int] = {}
-        # What it is to be told, in order.
+        # The members whose changes the broker does not know yet, in order.
         self._changed: dict[Member, None] = {}
         # The users who have left, each with the moment from which the leave is due at the broker.
         self._left: dict[Member, float] = {}
@@ -106,7 +106,8 @@ class Register:
             self._task = self._loop.create_task(self._run(), context=Context())
 
     def _lease(self) -> float:
-        # A process that died is away, too: its users have at least the grace to come back.
+        # The lease is at least as long as the grace: users of a process that died need time to
+        # reconnect, too.
         return max(conf.presence)
 
     async def _attend(
@@ -161,7 +162,7 @@ class Register:
             member = next(iter(self._changed))
             del self._changed[member]
             topic, user = member
-            # Of a user, the broker need not know the number of tabs.
+            # For a user, the broker only has to know whether there is a stream, and not how many.
             streams = self._streams[member] if user is None else min(self._streams[member], 1)
             if streams != self._told.get(member, 0):
                 head = encode(JOIN, user) if streams and user is not None else b""
@@ -185,7 +186,7 @@ class Register:
         # Without a lease before the call, no leave is due. The broker may renew it a quarter late.
         had_lease = asked < self._renewed + self._lease() * 0.7
         while had_lease and self._left and (first := next(iter(self._left.items())))[1] <= asked:
-            # The broker has named it as due, unless it was published by another process.
+            # The broker has returned this departure as due, or another process has published it.
             del self._left[first[0]]
         self._renewed = asked
 
@@ -198,7 +199,8 @@ class Register:
             logger.error("Presence is not up to date, trying again.", exc_info=error)
         self._away = True
         if self._told or self._left:
-            # Stay for as long as the old name has its lease, to let those leave who have left.
+            # Keep running until the lease of the old name is over, to publish the leave of users
+            # who have not come back by then.
             moment = self._loop.time() + self._lease() + _SOON
             self._left = dict.fromkeys({**self._left, **self._told}, moment)
         self._holder = uuid.uuid4().hex

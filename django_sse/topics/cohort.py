@@ -66,7 +66,7 @@ class Cohort:
     def __init__(self, topics: frozenset[str]) -> None:
         """Begin without connections."""
         self.topics = topics
-        #: What connections that resume have asked for since the newest message.
+        #: The pages of history that resuming connections have read since the newest message.
         self.pages: Pages | None = None
         #: The newest message. A message of several topics comes once for each of them, and is taken
         #: once.
@@ -79,12 +79,12 @@ class Cohort:
         self.excludes = False
         #: Whether the batch has the topic's last message.
         self.ends = False
-        # Those that get each batch as it is written.
+        # The followers that get each batch as it is written.
         self._live: dict[Follower, None] = {}
-        # Those that are not live yet, and hold the batches.
+        # The followers that are not live yet, and hold the batches.
         self._waiting: dict[Follower, None] = {}
-        # Those whose replay was newer than what the listener has delivered so far. They become live
-        # with the first message that is newer than their cursor.
+        # The followers whose replay was newer than what the listener has delivered so far. They
+        # become live with the first message that is newer than their cursor.
         self._skipping: dict[Follower, None] = {}
         # The keys of _live, kept from one flush to the next.
         self._order: tuple[Follower, ...] | None = None
@@ -158,7 +158,7 @@ class Cohort:
                 follower.fail()
         if self.ends:
             self.ends = False
-            # Those that are not live yet find it in what they hold.
+            # The followers that are not live yet find the last message among those that they hold.
             for follower in tuple(self._live):
                 follower.finish()
 
@@ -178,7 +178,7 @@ def for_client(batch: list[Item], client: str | None) -> list[Item]:
 
 
 def _apart(batch: list[Item], order: tuple[Follower, ...]) -> tuple[Follower, ...]:
-    """Write what is left of a batch to those whom it excludes; return the others."""
+    """Write the rest of a batch to the followers that it excludes; return the other followers."""
     excluded = {message.exclude for message, _ in batch} - {None}
     for follower in order:
         if follower.client in excluded:

@@ -1,4 +1,4 @@
-"""The declaration of a stream's or a topic's events: which there are, and what is in them."""
+"""The declaration of a stream's or a topic's events: their names, and the types of their data."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ class TopicListener:
     It hears every message that is published after ``open()`` returned, once and in order.
     """
 
-    # What a cohort asks of a connection. This one is never live, so that a cohort gives it each batch
-    # by hold(), and does not count it as sent.
+    # The attributes that a cohort expects of a connection. This listener is never live. So the
+    # cohort gives it each batch by hold(), and does not count the batch as sent.
     cursor = FIRST
     client: str | None = None
     outbox: Any = None

@@ -213,7 +213,7 @@ def _process_id() -> str:
 
 
 def _described(stream: Any) -> dict[str, Any] | None:
-    """Return what is known of a stream; ``None`` where a project's own code raises."""
+    """Return the description of a stream; ``None`` where a project's own code raises."""
     try:
         description: dict[str, Any] = stream.describe()
     except Exception:

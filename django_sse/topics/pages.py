@@ -1,4 +1,4 @@
-"""Stored messages on their way to clients that resume: read once and encoded once for all who ask together."""
+"""Stored messages for clients that resume, read and encoded once for all that ask together."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Pages:
         self._timer: asyncio.TimerHandle | None = None
 
     def clear(self) -> None:
-        """Make all pages old; who waits for one still gets it."""
+        """Forget all pages. A client that waits for one still gets it."""
         self._readings.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -85,7 +85,7 @@ class Pages:
     async def get(
         self, key: Hashable, read: Callable[[], Coroutine[Any, Any, list[Message]]]
     ) -> list[Piece]:
-        """Return a page, by ``read()`` where nobody has asked for the same yet; raise what it raises."""
+        """Return a page. The first call for a page calls ``read()``, and all raise what that raises."""
         reading = self._readings.get(key)
         if reading is None or reading.failed:
             reading = _Reading(self._loop.create_task(_encode(read()), context=Context()))
@@ -102,7 +102,7 @@ async def _encode(reading: Coroutine[Any, Any, list[Message]]) -> list[Piece]:
 
 
 class _Reading:
-    """A page that is being read, or was read; it is read no longer once nobody waits for it."""
+    """A page that is being read, or was read. The read is cancelled once no client waits for it."""
 
     __slots__ = ("_task", "_waiting")
 
@@ -115,7 +115,7 @@ class _Reading:
         task = self._task
         if not task.done():
             return False
-        # That events are gone is as true for who asks next.
+        # A lost history is no failure of the read: the next client would get the same answer.
         return task.cancelled() or not isinstance(task.exception(), HistoryLost | None)
 
     async def result(self) -> list[Piece]:

@@ -1,4 +1,4 @@
-"""Ask who follows a topic now, over all processes."""
+"""Ask which users follow a topic now, over all processes."""
 
 from __future__ import annotations
 

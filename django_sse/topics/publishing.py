@@ -173,7 +173,7 @@ def check_topics(topics: Any) -> tuple[str, ...]:
     given = [topics] if isinstance(topics, str) else topics
     if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise InvalidTopic(f"Topics must be a str or several, got {topics!r}.", topic=topics)
-    # A Topic is a str, and stays one no longer than that.
+    # Convert a Topic, which is a subclass of str, to a plain str.
     names = tuple(
         str(name) if type(name) is not str and isinstance(name, _NAMES) else name for name in given
     )
@@ -189,7 +189,7 @@ def check_topics(topics: Any) -> tuple[str, ...]:
                 f"A topic must have at most {MAX_TOPIC} characters, got {len(name)}: {name[:40]!r}…",
                 topic=name,
             )
-        # Names that can be printed have none of them, which is known faster.
+        # A printable name has no control characters, and isprintable() is the faster check.
         if not name.isprintable() and any(
             unicodedata.category(character) in {"Cc", "Cs"} for character in name
         ):
@@ -231,7 +231,8 @@ class Encoded(NamedTuple):
     head: bytes
     tail: bytes
     key: str | None
-    #: Further arguments of ``Broker.publish()``; brokers need not know those that nobody gives.
+    #: Further arguments of ``Broker.publish()``. Arguments without a value are left out, so that a
+    #: custom broker need not know them.
     options: dict[str, Any]
 
 

@@ -245,7 +245,7 @@ class Subscription:
         self._owner.start_anew()
 
     def finish(self) -> None:
-        """End the connection once what it was given is sent: its topic has had its last event."""
+        """End the connection once its messages are sent: the topic has had its last event."""
         self._owner.end("completed")
 
     def close(self, *, keep: bool = False) -> None:

@@ -21,7 +21,8 @@ from .publishing import apublish, publish
 
 #: The name of a template, or several, of which the first that exists is rendered.
 Template = str | Sequence[str]
-#: Makes of a template's HTML what is sent, as ``contrib.htmx``, ``turbo`` and ``datastar`` do.
+#: Turns a template's HTML into the text that is sent, as ``contrib.htmx``, ``turbo`` and
+#: ``datastar`` do.
 Wrap = Callable[[SafeString], str | ServerSentEvent]
 
 

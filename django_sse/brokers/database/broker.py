@@ -212,7 +212,7 @@ class DatabaseBroker(Broker):
         grace: float,
         timeout: float,
     ) -> Attended:
-        """Take note of who is present, in a transaction of a thread; number its joins and leaves."""
+        """Record which users are present, in a thread's transaction; number the joins and leaves."""
 
         def run(connection: BaseDatabaseWrapper) -> Attended:
             attended, published = patiently(
@@ -234,7 +234,7 @@ class DatabaseBroker(Broker):
             raise BrokerError(text) from error
 
     def presence(self, topic: str, *, timeout: float) -> Presence:
-        """Return who is present in a topic, asked over the thread's own connection of Django."""
+        """Return the users in a topic, asked over the thread's own connection of Django."""
         try:
             connection = connections[self._alias]
             return patiently(lambda: presence.present(connection, topic), timeout)
@@ -349,7 +349,7 @@ class DatabaseBroker(Broker):
         )
 
     def _number_pending(self) -> None:
-        """Number what is committed, for a listener. It asks again later where that fails."""
+        """Number the committed events, for a listener. If that fails, the listener retries later."""
         job = self._submit(None, NUMBER_SECONDS)
         try:
             job.future.result(NUMBER_SECONDS)

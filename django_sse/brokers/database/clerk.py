@@ -1,4 +1,4 @@
-"""The thread of a process that takes note of who is present, over a connection of its own."""
+"""The thread of a process that records which users are present, over a connection of its own."""
 
 from __future__ import annotations
 

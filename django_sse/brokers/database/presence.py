@@ -75,7 +75,7 @@ def attend(
 
 
 def present(connection: BaseDatabaseWrapper, topic: str) -> Presence:
-    """Return who is present in a topic."""
+    """Return the users that are present in a topic."""
     now, name = _clock(connection), name_in(connection, topic)
     users = ask(
         connection,
@@ -121,7 +121,7 @@ def _clock(connection: BaseDatabaseWrapper) -> int:
 def _enter(
     connection: BaseDatabaseWrapper, holder: Any, changes: Sequence[Change]
 ) -> list[tuple[str, bytes]]:
-    """Write what a holder has; return the events of those who were not present."""
+    """Write the members of a holder; return the join events of members that were not present."""
     if not changes:
         return []
     rows = [_row(connection, it.topic, it.user) for it in changes]
@@ -154,7 +154,7 @@ def _enter(
 def _release(
     connection: BaseDatabaseWrapper, holder: Any, rows: Sequence[tuple[Any, Any]], due: int
 ) -> None:
-    """Remove members from a holder. The leave of those without another one is due then."""
+    """Remove members from a holder. The leave of a member without another holder is then due."""
     _many(
         connection,
         "DELETE FROM django_sse_present WHERE topic = %s AND member = %s AND holder = %s",
@@ -238,7 +238,7 @@ def _has_any(connection: BaseDatabaseWrapper, holder: Any) -> bool:
 def _members(
     connection: BaseDatabaseWrapper, rows: Sequence[tuple[Any, Any]]
 ) -> Collection[tuple[Any, Any]]:
-    """Return those of some topics and members that are present."""
+    """Return which of the given topics and members are present."""
     found: set[tuple[Any, Any]] = set()
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]

@@ -134,7 +134,7 @@ def put(connection: BaseDatabaseWrapper, event: Draft) -> None:
 
 
 def look(connection: BaseDatabaseWrapper, after: int) -> Look | None:
-    """Return what is new above a number, of all topics; ``None`` where ``position()`` is."""
+    """Return the events above a number, of all topics; ``None`` where ``position()`` is that."""
     return look_of(ask(connection, LOOK % "%s", [after]))
 
 

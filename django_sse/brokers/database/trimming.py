@@ -22,7 +22,7 @@ PASSING_AGE = 60_000
 
 
 def trim_old(connection: BaseDatabaseWrapper, limits: Limits) -> bool:
-    """Delete a batch of what is too old; return whether there may be more."""
+    """Delete a batch of events that are too old; return whether there may be more."""
     cutoff = store.now() - (limits.max_age << store.SEQUENCE_BITS)
     with transaction(connection):
         # The newest event stays: its number says which was given last.

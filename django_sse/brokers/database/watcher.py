@@ -140,7 +140,7 @@ class Watcher(DatabaseThread):
                 )
 
     def _look(self, connection: BaseDatabaseWrapper, timed: bool) -> bool:
-        """Hand over what is new; return whether there was something."""
+        """Hand new events over; return whether there were any."""
         source = self._source
         # Read it first: a number that another thread writes meanwhile is newer than this look.
         known = source.known.number

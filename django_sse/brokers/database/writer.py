@@ -48,7 +48,7 @@ GRACE = 3.0
 
 
 class Job:
-    """An event to be written, or without one the wish that what is pending gets its numbers."""
+    """An event to write; without an event, a request to number the pending events."""
 
     def __init__(self, event: Draft | None, deadline: float) -> None:
         """Take a moment of ``time.monotonic()`` as the deadline."""
@@ -63,7 +63,7 @@ class Job:
         self.cause: Exception | None = None
 
     def give_up(self, alias: str, error: Exception | None = None) -> PublishFailed:
-        """Withdraw the job, and return the exception that says what is known of it."""
+        """Withdraw the job; return the exception that says whether its event may be stored."""
         self.dropped = True
         cause = error or self.cause
         why = "no answer" if cause is None else in_words(cause, alias)
@@ -261,7 +261,7 @@ class Writer:
                 self._turns.setdefault(topic, time.monotonic() + GRACE)
 
     def _tidy(self) -> None:
-        """Delete old events, unless others wait to be written: those are served first."""
+        """Delete old events, unless events wait to be written: writing comes first."""
         more = self._written > 0
         with self._tidying() as connection:
             while more and connection and self._has_time(self._tidied):
@@ -346,7 +346,7 @@ def _events(jobs: Sequence[Job]) -> list[Draft]:
 
 
 class _Unclear(Exception):
-    """A database's error after which nobody knows whether the events are stored."""
+    """A database's error after which it is unknown whether the events are stored."""
 
     def __init__(self, error: Error) -> None:
         super().__init__(str(error))

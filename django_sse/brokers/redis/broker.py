@@ -165,7 +165,7 @@ class RedisBroker(Broker):
         grace: float,
         timeout: float,
     ) -> Attended:
-        """Run the script that takes note of who is present, and publishes joins and leaves."""
+        """Run the script that records which users are present, and publishes joins and leaves."""
         args = arguments(self._names, self._limits, holder, changes, departures, lease, grace)
         attempt = Attempt()
         try:
@@ -182,7 +182,7 @@ class RedisBroker(Broker):
         return attended
 
     def presence(self, topic: str, *, timeout: float) -> Presence:
-        """Return who is present in a topic; raise ``BrokerError`` after ``timeout`` seconds."""
+        """Return the users in a topic; raise ``BrokerError`` after ``timeout`` seconds."""
         attempt = Attempt()
         try:
             return found(self._run(PRESENT, *keys_of(self._names, topic), attempt, timeout))
