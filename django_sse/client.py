@@ -24,7 +24,7 @@ from .wire.events import CONTENT_TYPE, EventDecoder, ServerSentEvent
 #: What turns an event's JSON into an object: a dataclass, a DRF serializer class, or a function.
 Deserializer = Callable[..., Any]
 
-#: What is kept of what was read: nothing, so many of the last events, or all.
+#: How much of the response is kept: nothing, so many of the last events, or all.
 Buffer = int | Literal["all"] | None
 
 #: The reconnection time until the server names one, and the longest pause, in seconds.
@@ -141,7 +141,7 @@ class connect:  # noqa: N801 - it is used as a function
 
     @property
     def buffer(self) -> str:
-        """What ``buffer=…`` has kept of the stream so far, over all connections, oldest first.
+        """The part of the stream that ``buffer=…`` has kept, over all connections, oldest first.
 
         With a number, it is the last events with data, the current one included, each written anew
         as on the wire. With ``"all"``, it is the text as it was read: also comments, fields that
@@ -263,7 +263,7 @@ class _Kept:
 
 
 class _State:
-    """What is known of a stream from connection to connection."""
+    """The state of a stream that lasts from connection to connection."""
 
     def __init__(
         self,

@@ -57,10 +57,10 @@ def with_ticket(address: str, ticket: str) -> str:
 class TicketAuthentication(BaseAuthentication):
     """Authenticates by ``?ticket=…``; leaves requests without a ticket to the classes after it.
 
-    It refuses a ticket with 401 if the ticket is forged, expired, or made for another path, or if
-    its user is not active any more or has changed the password; other credentials of the request do
-    not change that. ``request.auth`` is ``"ticket"``, and never the ticket itself, which some log
-    would contain sooner or later.
+    It refuses a ticket with 401 if the ticket is forged, expired, or made for another path. It does
+    so too if the user is not active any more or has changed the password. Other credentials of the
+    request do not change that. ``request.auth`` is ``"ticket"``, and never the ticket itself, which
+    some log would contain sooner or later.
     """
 
     def authenticate(self, request: Request) -> tuple[Any, str] | None:

@@ -1,4 +1,4 @@
-"""Who is present in topics, kept in the memory of one process."""
+"""The presence of users in topics, kept in the memory of one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENDED = -math.inf
 
 
 class Attendance:
-    """What ``Broker.attend()`` promises, for one process. The caller holds a lock during each call.
+    """``Broker.attend()`` for one process. The caller holds a lock during each call.
 
     ``publish(topic, head)`` publishes an event. Times are those of ``time.monotonic()``.
     """

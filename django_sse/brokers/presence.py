@@ -1,4 +1,4 @@
-"""What a broker is told, and what it tells, of the users who are present in topics.
+"""The values that a broker takes and returns for the users who are present in topics.
 
 A *holder* is one event loop of one process. It tells the broker which users follow which topics
 through it, and renews one lease for all of them. The broker joins what all holders say.
@@ -17,7 +17,7 @@ SWEEP_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who is present in a topic, over all processes.
+    """The users who are present in a topic, over all processes.
 
     ``users`` are the primary keys of users as text, each once, sorted; ``anonymous`` is the number
     of open streams without a user.

@@ -1,4 +1,4 @@
-"""What one open connection is made of, and what all connections of a process share.
+"""The parts of one open connection, and the objects that all connections of a process share.
 
 The packages above it (``monitoring``, ``topics``, ``handshake``) and the views import it; it
 imports ``servers``, ``wire`` and the settings. It promises bounded memory for each connection,

@@ -46,7 +46,7 @@ class _Call:
         running.add(self)
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self._loop.create_future()
-        #: What the process's end waits for, where it finds the call at work.
+        #: Set after the work, if the end of the process waits for it.
         self.ended: threading.Event | None = None
 
     def end(self, result: Any, error: BaseException | None) -> None:

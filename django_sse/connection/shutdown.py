@@ -39,7 +39,7 @@ def come_back_milliseconds() -> int:
 
 
 class Ending(Protocol):
-    """What ends with a process besides its streams."""
+    """Work that ends with the process besides its streams, as jobs do."""
 
     def __len__(self) -> int:
         """Return how many streams, or jobs, have not ended yet."""
@@ -69,7 +69,7 @@ class Shutdown:
         self._pid = os.getpid()
         #: Whether the process is shutting down; new streams are refused then.
         self.draining = False
-        #: What else of the process ends with its streams.
+        #: Other work of the process that ends with its streams.
         self.also: list[Ending] = []
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -120,7 +120,7 @@ def _described(stream: RoutedStream, schemas: Schemas) -> dict[str, Any]:
             for name, either in declared.items()
             for it in either
         ]
-        # What streams send by themselves has text that clients need not read.
+        # Events that streams send by themselves have text that clients need not read.
         events += [{"event": name, "schema": {}} for name in sorted(RESERVED)]
     return {
         "path": stream.path,

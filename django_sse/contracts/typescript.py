@@ -13,7 +13,7 @@ from .streams import document
 
 _FOLDER = Path(__file__).parent / "client"
 
-# What is above this line in runtime.ts is written anew for each project.
+# The part of runtime.ts above this line is written anew for each project.
 _MARK = "// ---- what follows is the same for all projects\n"
 
 _HEAD = "// Written by `manage.py sse_client`. Do not change it: run the command again.\n"

@@ -24,7 +24,7 @@ logger = logging.getLogger("django_sse")
 
 
 class Connection(Protocol):
-    """What the response needs of a view: to run on a connection, or to be abandoned."""
+    """The methods of a view that the response calls: run on a connection, or be abandoned."""
 
     #: The server's own ``send``, where the bytes take another way to the server.
     wire: Send | None
@@ -37,7 +37,7 @@ class Connection(Protocol):
 
 
 class Exchange(Protocol):
-    """What a handler keeps for the request that it serves."""
+    """The state that a handler keeps for the request that it serves."""
 
     #: The streams of the responses that the request's view has made.
     streams: list[PendingStream]

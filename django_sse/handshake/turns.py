@@ -1,9 +1,9 @@
-"""Turns for handshakes: so many are under way at once, the others wait in line.
+"""Turns for handshakes: a bounded number is under way at once, and the others wait in line.
 
-When all clients come back together, after a restart, their handshakes would take turns on the event
-loop step by step, each of them thousands of times as long, and every page with them. One after
-another they take as long altogether, need fewer threads and database connections, and a page waits
-only for those that are under way.
+After a restart, all clients come back together. Without turns, their handshakes would share the event
+loop step by step: each handshake, and each page beside them, would take thousands of times as long.
+With turns, all handshakes together take as long as before, and need fewer threads and database
+connections. A page waits only for the handshakes that are under way.
 
 ``django_sse.asgi`` loads this module before Django is set up, so nothing here needs apps or DRF.
 """

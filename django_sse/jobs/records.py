@@ -1,4 +1,4 @@
-"""What is known of a job: its record, which the broker stores in a topic of its own."""
+"""The record of a job, which the broker stores in a topic of its own."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ logger = logging.getLogger("django_sse")
 #: Seconds for which an event is tried again while the broker is away, and between two attempts.
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 0.5
-#: How many of a job's newest records are searched for that of its end: more than orders to cancel it
-#: may come at once.
+#: How many of a job's newest records are searched for the record of its end. More orders to cancel
+#: one job are not expected at once.
 RECENT = 10
 
 

@@ -1,4 +1,4 @@
-"""How a POST starts a job: once for its key, within ``MAX_JOBS``, and also where its client leaves."""
+"""Start a job by a POST: once for its key, within ``MAX_JOBS``, and also if its client leaves."""
 
 from __future__ import annotations
 

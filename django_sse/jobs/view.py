@@ -75,7 +75,7 @@ class JobView(SSEView[T], base=True):
     data: Any = None
     #: The job of this connection; ``None`` for the page of a view without one.
     job: Job | None = None
-    # What work() sends to; None on a connection.
+    # The writer that work() sends to; None on a connection.
     _run: Run | None = None
     # Whether this connection counts as a follower of the job's watch.
     _watching: bool = False
@@ -139,7 +139,7 @@ class JobView(SSEView[T], base=True):
         held = super().declarations(topics)
         return (*held, Declaration("JobView", self._own_events())) if held else held
 
-    # What a project defines.
+    # A project defines these.
 
     @coroutine_or_generator
     async def work(self) -> None:

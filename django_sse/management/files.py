@@ -1,4 +1,4 @@
-"""Where commands write what they make: the output, or a file."""
+"""Write the result of a command to its output, or to a file."""
 
 from __future__ import annotations
 

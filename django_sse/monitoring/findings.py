@@ -1,4 +1,4 @@
-"""What the doctor finds, and the remedy that several findings share."""
+"""The findings of the doctor, and the remedy that several findings share."""
 
 from __future__ import annotations
 

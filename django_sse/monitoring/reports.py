@@ -1,4 +1,4 @@
-"""What is reported of a stream: to the staff, to the log, and to a test that watches it."""
+"""Report on a stream: to the staff, to the log, and to a test that watches it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ KEEP = 600
 #: On average, one statement in so many folds the table. The others do not look at it.
 FOLD_EVERY = 100
 
-# What a key may be in JSON.
+# The types of a key in JSON.
 _KEYS = (str, int, Decimal, bool)
 
 #: The concrete models that have the triggers.
@@ -97,7 +97,7 @@ SELECT DISTINCT model FROM gone ORDER BY model
 
 
 class ChangeRecord(NamedTuple):
-    """What one statement changed: the label of its model, and the keys of the rows."""
+    """The change of one statement: the label of its model, and the keys of the rows."""
 
     model: str
     payload: dict[str, Any]

@@ -63,7 +63,7 @@ _FRAME = len(encode_head("", "touched"))
 
 
 class Touched(NamedTuple):
-    """What a message says: primary keys, and values of foreign keys before and after the change."""
+    """The content of a message: primary keys, and foreign keys before and after the change."""
 
     pks: tuple[Any, ...]
     via: dict[str, list[Any]]

@@ -1,4 +1,4 @@
-"""What the doctor says of models as streams: whether the database has what their triggers need."""
+"""The doctor for models as streams: find missing or disabled triggers in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients of the same queryset hold, and what they are sent when rows are touched.
+"""The rows that clients of the same queryset hold, and the events for rows that are touched.
 
 Clients that wait for the same page of a snapshot share one read of it.
 
@@ -50,7 +50,7 @@ AGAIN = 1.0
 
 
 class RowFollower(Follower, Protocol):
-    """What a group asks of the subscription of one connection."""
+    """The attributes and methods of a connection's subscription that a group uses."""
 
     def end(self, reason: str) -> None:
         """End the stream."""
@@ -239,7 +239,7 @@ class Group:
             ]
             return blocks, self.position
 
-    # What the hub calls.
+    # The hub calls these.
 
     def hold(self, batch: list[Item], size: int) -> None:
         """Take messages that touched rows, and check the rows soon, all of them in one query."""

@@ -1,4 +1,4 @@
-"""What connections with the same rights share: a queryset, and how its rows become text."""
+"""The plan that connections with the same rights share: a queryset, and its rows as text."""
 
 from __future__ import annotations
 

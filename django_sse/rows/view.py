@@ -72,7 +72,7 @@ class ModelSSEView(SSEView):
     lookup_field: str = "pk"
     #: The name of the URL's argument; by default, ``lookup_field``.
     lookup_url_kwarg: str | None = None
-    #: What narrows the queryset by the request's query, as in DRF.
+    #: Filters that narrow the queryset by the request's query, as in DRF.
     filter_backends: Sequence[type[BaseFilterBackend]] = cast(
         "Sequence[type[BaseFilterBackend]]", api_settings.DEFAULT_FILTER_BACKENDS
     )
@@ -272,7 +272,7 @@ class ModelSSEView(SSEView):
             context = self.get_serializer_context
         owner = None
         if not (context is None and permits is None):
-            # What belongs to one connection is equal to nothing else.
+            # A plan of one connection is equal to no other plan.
             owner = object() if self._plan is None else self._plan.owner
         form = self._format(model)
         key = (type(self), model, key, form, tuple(paths), owner)

@@ -1,4 +1,4 @@
-"""What each ASGI server says of its connections beyond ASGI: the only package that knows a server.
+"""Features of ASGI servers beyond ASGI. This is the only package that knows a server.
 
 ``connection`` and the packages above it ask ``server_for()``, and know the face in
 ``servers.base``; this package imports nothing of ``django_sse``. It promises that a server, or a
@@ -22,7 +22,7 @@ from .uvicorn import Uvicorn
 #: any.
 SERVERS: tuple[type[Server], ...] = (Daphne, Uvicorn, Hypercorn, Granian, Gunicorn, Server)
 
-# What Channels' sessions put around ``send``, by module and name.
+# The wrappers that Channels' sessions put around ``send``, by module and name.
 _SESSIONS = ("channels.sessions", "InstanceSessionWrapper")
 
 

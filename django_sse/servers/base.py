@@ -176,7 +176,7 @@ class Sign:
     async def wait(self) -> None:
         """Return once the server ends; never return where the server is not as expected."""
         try:
-            while not self._is_ending():  # noqa: ASYNC110 - the server tells nobody
+            while not self._is_ending():  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(self.SECONDS)
         except (AttributeError, TypeError):
             logger.warning("The end of this server cannot be foreseen.", exc_info=True)

@@ -1,4 +1,4 @@
-"""What one stream can do: send objects, beat, follow topics, and hear channel-layer groups.
+"""The abilities of one stream: send objects, send heartbeats, follow topics, hear channel-layer groups.
 
 Each module has a class of streams with one ability, its attributes and its hooks; ``SSEView``
 combines them. The views and the handshake import this package; it imports ``topics``,

@@ -20,7 +20,7 @@ from django_sse.monitoring.reports import log_error, tell_test
 logger = logging.getLogger("django_sse")
 
 
-# What channel layers take (BaseChannelLayer.require_valid_group_name).
+# The group names that channel layers take (BaseChannelLayer.require_valid_group_name).
 _GROUP = re.compile(r"[a-zA-Z0-9\-_.]{1,99}")
 
 

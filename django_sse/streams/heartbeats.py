@@ -127,7 +127,7 @@ class Beating(Sending[T]):
 
 
 class Beats(Protocol):
-    """What a round of beats asks of a stream."""
+    """The attributes and methods of a stream that a round of heartbeats uses."""
 
     def on_round(self, message: dict[str, Any], size: int, chunk: bytes) -> None:
         """Write the beat."""

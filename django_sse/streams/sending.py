@@ -75,12 +75,12 @@ class Sending(Typed[T]):
     serializer_classes: ClassVar[Mapping[type, SerializerClass]] = {}
     #: Run serializers in a thread, for those that touch the database. Costs several times as much.
     serialize_in_thread: bool = False
-    #: What turns a serializer's data into text: a DRF renderer class. By default, the setting's.
+    #: The DRF renderer class that turns a serializer's data into text. By default, the setting's.
     renderer_class: type[BaseRenderer] = FROM_SETTINGS
 
     _writer: ObjectWriter | None = None
     _declaration: ClassVar[Declaration | None] = None
-    # What events are held to; empty where they are not checked.
+    # The declaration that events are checked against; empty where they are not checked.
     _held: tuple[Declaration, ...] = ()
     # A heartbeat, which needs no declaration.
     _beat: ServerSentEvent | None = None

@@ -1,4 +1,4 @@
-"""What tests of streams use: a client without a socket, and the list of published events.
+"""Tools for tests of streams: a client without a socket, and the list of published events.
 
 Tests import these names from ``django_sse.testing``. In the package, only the pytest plugin imports
 it. It promises that a test sees the bytes that a server would have sent.

@@ -73,7 +73,7 @@ class StreamClient:
 
     @property
     def last_event_id(self) -> str:
-        """What a browser would send as ``Last-Event-ID`` now."""
+        """The ``Last-Event-ID`` that a browser would send now."""
         return self._decoder.last_event_id
 
     @property

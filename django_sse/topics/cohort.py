@@ -16,14 +16,14 @@ CHUNK = 64 * 1024
 
 
 class Follower(Protocol):
-    """What a cohort and the hub ask of the subscription of one connection."""
+    """The attributes and methods of a connection's subscription that a cohort and the hub use."""
 
     #: The id of the newest message that the connection got by itself, before it was live.
     cursor: EventId
     #: The id of the page that has opened the connection. It gets no message that excludes it.
     client: str | None
     outbox: Outbox
-    #: What waits for a slow client; ``None`` while the client keeps up.
+    #: The messages that wait for a slow client; ``None`` while the client keeps up.
     backlog: Any
 
     def hold(self, batch: list[Item], size: int) -> None:

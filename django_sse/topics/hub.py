@@ -1,8 +1,8 @@
 """From the broker's listener to the connections that follow topics.
 
 There is one hub for each event loop. Connections that follow the same topics form a *cohort*. The
-hub encodes and joins the events of one turn of the loop once, together with those that came while
-it rested, and writes the same bytes to all connections of the cohort from one callback.
+hub joins the events of one turn of the loop with those that came while it rested, and encodes them
+once. It writes the same bytes to all connections of the cohort, from one callback.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Hub:
         self._holds = 0
         self._opened = loop.time()
         self.closed = False
-        #: What other modules keep for as long as the hub lives, by a name of theirs.
+        #: Objects that other modules keep for as long as the hub lives, by a name of their choice.
         self.attached: dict[str, Any] = {}
-        #: What other modules do before the listener is closed.
+        #: Functions of other modules that are called before the listener is closed.
         self.closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
     def add(self, follower: Follower, topics: frozenset[str]) -> Cohort:

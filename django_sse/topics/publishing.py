@@ -81,22 +81,26 @@ def publish(
     transaction is rolled back. Outside of a transaction, or with ``on_commit=False``, it is sent at
     once. ``key`` names what the event is about, for views with ``overflow = "latest"``.
 
-    An event with an ``idempotency_key`` that was published before, and is not older than the
-    broker's ``MAX_AGE``, is not sent again, and the first one's id is returned. So a caller who
-    does not know whether an event was stored may publish it again.
+    An event with an ``idempotency_key`` is sent once. While the first event with the key is not
+    older than the broker's ``MAX_AGE``, a second one is not sent, and the first one's id is
+    returned. So a caller that does not know whether an event was stored may publish it again.
 
-    ``exclude``, a request or a page's id, names the page whose streams do not get the event,
-    because it made the change itself (``{% sse_client %}``). A request without a page's id excludes
-    none.
+    ``exclude`` is a request, or a page's id (``{% sse_client %}``). The streams of this page do not
+    get the event, because the page made the change itself. A request without a page's id excludes
+    no stream.
 
     Returns the event's id when it was sent at once, else ``None``. Safe from any thread.
 
-    Raises ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound`` at
-    once; ``UndeclaredEvent``, where events are checked, for one that the ``Topic`` does not declare; ``PublishFailed`` when the broker did not confirm the event within ``PUBLISH_TIMEOUT``
-    seconds, which an event that waits for the commit raises as the transaction commits;
-    ``TransactionManagementError`` where autocommit is off, outside of an atomic block;
-    ``SynchronousOnlyOperation`` on a thread with a running event loop; ``TypeError`` for a
-    ``ServerSentEvent`` beside an ``event``, ``retry`` or ``comments``.
+    Raises at once:
+
+    - ``InvalidTopic``, ``InvalidEvent``, ``EventTooLarge`` and ``SerializerNotFound``;
+    - ``UndeclaredEvent``, where events are checked, for one that the ``Topic`` does not declare;
+    - ``TransactionManagementError`` where autocommit is off, outside of an atomic block;
+    - ``SynchronousOnlyOperation`` on a thread with a running event loop;
+    - ``TypeError`` for a ``ServerSentEvent`` beside an ``event``, ``retry`` or ``comments``.
+
+    Raises ``PublishFailed`` when the broker does not confirm the event within ``PUBLISH_TIMEOUT``
+    seconds. For an event that waits for the commit, this is raised as the transaction commits.
     """
     words = Words(serializer, renderer, context)
     if _is_whole(data):
@@ -216,7 +220,7 @@ def _checked_idempotency_key(key: Any) -> str | None:
     checked = _checked_key("idempotency_key", key)
     if checked is not None:
         try:
-            # What is right for a topic is right for a key: every broker can store it.
+            # A key has the limits of a topic's name, because every broker can store that.
             check_topics(checked)
         except InvalidTopic as error:
             text = str(error).replace("A topic", "idempotency_key")

@@ -27,7 +27,7 @@ PAGE = 200
 
 
 class Owner(Protocol):
-    """What a subscription asks of its stream."""
+    """The attributes and methods of a stream that its subscription uses."""
 
     def end(self, reason: str) -> None:
         """End the stream: its client is too slow."""

@@ -29,9 +29,12 @@ class ServerSentEvent:
     field out, and browsers dispatch nothing then. ``retry`` is a whole number of milliseconds or
     a ``timedelta``. ``comments`` is text of one or more lines that browsers ignore.
 
-    Raises ``InvalidEvent`` for an ``event`` or ``id`` with a line end, an ``id`` with a NUL, a
-    ``retry`` that is no whole number of milliseconds ≥ 0, text that is not valid Unicode, and an
-    event with no field at all. Nothing is silently repaired.
+    Raises ``InvalidEvent``, and repairs nothing silently, for:
+
+    - an ``event`` or ``id`` with a line end, or an ``id`` with a NUL;
+    - a ``retry`` that is no whole number of milliseconds ≥ 0;
+    - text that is not valid Unicode;
+    - an event with no field at all.
 
     Source: WHATWG HTML, 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an event stream".
     """

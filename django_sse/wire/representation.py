@@ -1,4 +1,4 @@
-"""What a bound serializer makes of object after object, with less work for each than DRF's own way."""
+"""Represent many objects by one bound serializer, with less work for each than DRF has."""
 
 from __future__ import annotations
 

@@ -54,14 +54,18 @@ NUMBER_SECONDS = 2.0
 class DatabaseBroker(Broker):
     """Orders, stores and distributes events through a database of ``DATABASES``.
 
-    Options: ``USING``, the alias of the database (``"default"``); ``HISTORY``, how many events can
-    be replayed per topic (1000); ``MAX_AGE``, for how many seconds (86400); ``LISTEN``, the alias
-    over which PostgreSQL wakes this process up (that of ``USING``; ``None`` for polling); ``POLL``,
-    the seconds between two looks where nothing wakes it up (0.1).
+    Options:
 
-    ``publish()`` in a transaction of that database writes the event in it. Outside of one, and
-    from ``apublish()``, a thread of the process writes it, together with the others that wait, over
-    a connection of its own.
+    - ``USING``: the alias of the database (``"default"``);
+    - ``HISTORY``: how many events can be replayed per topic (1000);
+    - ``MAX_AGE``: for how many seconds events can be replayed (86400);
+    - ``LISTEN``: the alias over which PostgreSQL wakes this process up (that of ``USING``;
+      ``None`` for polling);
+    - ``POLL``: the seconds between two looks at the table where nothing wakes the process up (0.1).
+
+    In a transaction of that database, ``publish()`` writes the event in the transaction. Outside of
+    one, and from ``apublish()``, a thread of the process writes it over a connection of its own,
+    together with other events that wait.
     """
 
     def __init__(self, location: str = "", options: Mapping[str, Any] | None = None) -> None:

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What all listeners of a broker share: the database ``alias``, and how it is asked.
+    """The settings that all listeners of a broker share: the database ``alias``, and how it is asked.
 
     ``listen`` is the alias of the database that wakes listeners up, or ``None``; ``poll`` is in
     seconds. ``number_pending`` lets the broker number what is committed, and waits for it.

@@ -1,4 +1,4 @@
-"""What PostgreSQL does in one round trip, where the other databases need several.
+"""Functions of PostgreSQL that do in one round trip what takes several on other databases.
 
 Functions of the database hold the statements, so their plans are made once for a connection,
 also through a pool that allows no prepared statements. Where they are missing, ``store`` does the
@@ -78,7 +78,7 @@ BEGIN
     RETURN QUERY {LOOK % "after"};
 END $$
 """,
-    # What a crash brings back is deleted again, so nobody waits for the disk.
+    # Do not wait for the disk: rows that a crash brings back are deleted again.
     _TRIM: f"""
 CREATE OR REPLACE FUNCTION {_TRIM}(its_topic text, upto bigint, OUT deleted integer)
 LANGUAGE plpgsql AS $$

@@ -1,4 +1,4 @@
-"""Who is present in topics, in the tables: what ``Broker.attend()`` promises, in one transaction.
+"""The presence of users in topics, in tables: ``Broker.attend()`` in one transaction.
 
 Joins and leaves are written into the table of pending events, as a project's transaction does. One
 lock gives all calls an order, so the events of a user are in the order of the user's changes.

@@ -1,4 +1,4 @@
-"""What the broker asks of its tables: number and store events, and read them.
+"""The queries on the broker's tables: number and store events, and read them.
 
 A *number* is an event's id in one integer, so that the database can order and compare ids. All
 functions take a connection of the broker, and leave transactions to their callers.
@@ -62,7 +62,7 @@ class Limits(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What one query tells a listener; ``trimmed`` is the newest number that was deleted.
+    """The answer of one query of a listener; ``trimmed`` is the newest number that was deleted.
 
     ``messages`` are the first ones, at most ``BATCH``, above the number after which it looked.
     """
@@ -75,7 +75,7 @@ class Look(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What one transaction has numbered.
+    """The events that one transaction has numbered.
 
     ``numbers`` are those of the given events; ``pending`` is how many others were numbered before
     them; ``topics`` are those of both, of each event.

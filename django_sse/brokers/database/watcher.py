@@ -33,7 +33,7 @@ TRIM_SECONDS = 60.0
 
 
 class Receiver(Protocol):
-    """What the thread asks of its listener; from its own thread."""
+    """The methods of a listener that the watcher calls, from its own thread."""
 
     def hand_over(
         self, messages: Sequence[Message], upto: int, lost: Collection[str] | None

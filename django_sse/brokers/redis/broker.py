@@ -59,11 +59,13 @@ _FAILURES = (*AWAY, RedisError)
 class RedisBroker(Broker):
     """Orders, stores and distributes events through one Redis server.
 
-    ``LOCATION`` is a ``redis://``, ``rediss://`` or ``unix://`` URL. Options: ``HISTORY``, how many
-    events are stored per topic (1000); ``MAX_AGE``, for how many seconds they are stored at most
-    (86400); ``PREFIX`` of all keys and channels (``"sse:"``); ``CLIENT``, a dict of further
-    arguments for redis-py's connections (``ssl_ca_certs``, ``credential_provider``,
-    ``client_name``, …).
+    ``LOCATION`` is a ``redis://``, ``rediss://`` or ``unix://`` URL. Options:
+
+    - ``HISTORY``: how many events are stored per topic (1000);
+    - ``MAX_AGE``: for how many seconds they are stored at most (86400);
+    - ``PREFIX``: the prefix of all keys and channels (``"sse:"``);
+    - ``CLIENT``: a dict of further arguments for redis-py's connections (``ssl_ca_certs``,
+      ``credential_provider``, ``client_name``, …).
 
     An event is never stored twice. If publishing fails before the event was handed over, it is
     tried again within the time limit. If it fails afterwards, it raises ``PublishFailed`` with

@@ -1,4 +1,4 @@
-"""Who is present in topics, in Redis: the keys, and the scripts that change and read them.
+"""The presence of users in topics, in Redis: the keys, and the scripts that change and read them.
 
 The keys under the prefix (``sse:presence:``) are:
 
