@@ -24,8 +24,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
-import coverage
-
 ROOT = Path(__file__).resolve().parents[2]
 #: The longest request, with the program's environment, in bytes.
 LONGEST = 128 * 1024
@@ -33,6 +31,7 @@ LONGEST = 128 * 1024
 #: What servers and projects import, and needs no settings. Importing `daphne.server` would make an
 #: event loop, which no two processes may share.
 MODULES = (
+    "coverage",
     "autobahn.twisted.websocket",
     "django.contrib.messages.storage.fallback",
     "django.contrib.postgres.fields",
@@ -196,8 +195,8 @@ def main() -> None:
         path = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
         sys.path[1:1] = [it for it in path if it not in sys.path]
         sys.argv = list(arguments)
-        # It does something where the environment asks for it, as `measured` of a server does.
-        coverage.process_startup(force=True)
+        if any(name.startswith("COVERAGE_") for name in env):
+            importlib.import_module("coverage").process_startup(force=True)
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
