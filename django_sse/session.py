@@ -36,8 +36,9 @@ from .wire.events import encode_fields, milliseconds
 
 logger = logging.getLogger("django_sse")
 
-#: Called with each stream that has ended, its reason and its seconds, if it is set. It must not
-#: wait: unlike a receiver of ``stream_closed``, it costs no task.
+#: If it is set, it is called with each stream that has ended, its reason and its seconds. That is after
+#: ``disconnect()`` and ``stream_closed``, whose time the seconds include. It must not wait: unlike a
+#: receiver of ``stream_closed``, it costs no task.
 watcher: Callable[[Any, str, float], None] | None = None
 
 

@@ -164,7 +164,7 @@ def _shared(meta: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Give the items of a request's META, with strings of other streams in the place of equal ones."""
     for name, value in meta.items():
         common = _COMMON.get(name)
-        if common is None:
+        if common is None or type(value) is not str:  # A middleware may have put anything there.
             yield _COMMON_NAMES.get(name, name), value
         elif len(_values) < MOST_VALUES and len(value) <= LONGEST_VALUE:
             yield common, _values.setdefault(value, value)

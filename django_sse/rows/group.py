@@ -143,8 +143,8 @@ class Group:
     async def settle(self) -> EventId:
         """Hear of all changes from now on, and check the earlier ones; return the position then."""
         for it in self._relays:
-            # The rows that triggers have recorded before are older than the snapshot. After this
-            # wait, no client gets them again as changes.
+            # The rows that triggers have recorded before are older than the snapshot. Wait for them
+            # here, so that they need not come after it.
             await it.first_look_done.wait()
         await self.hub.subscribe(self.plan.topics)
         async with self._lock:

@@ -30,7 +30,7 @@ KEYS = 500
 #: How many texts are kept for other groups, which check the same change a moment later.
 KEPT = 1000
 
-# Types whose values are the same for the database if Python finds them equal.
+# Types of which two values of one type are the same for the database if Python finds them equal.
 _COMPARED = (
     *(str, bytes, int, float, bool, type(None), decimal.Decimal, uuid.UUID),
     *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta),

@@ -85,7 +85,10 @@ class Pages:
     async def get(
         self, key: Hashable, read: Callable[[], Coroutine[Any, Any, list[Message]]]
     ) -> list[Piece]:
-        """Return a page. The first call for a page calls ``read()``, and all raise what that raises."""
+        """Return a page, read by ``read()`` once, and once more after a failed read.
+
+        All callers that wait for a read raise what it raises.
+        """
         reading = self._readings.get(key)
         if reading is None or reading.failed:
             reading = _Reading(self._loop.create_task(_encode(read()), context=Context()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.utils.safestring import mark_safe
 
 from django_sse import SSEView
 from django_sse.handshake import request as module
@@ -60,3 +61,11 @@ async def test_clients_that_send_any_values_take_no_memory(
     assert len(module._values) == 3
     assert long not in module._values
     assert found[1]["HTTP_USER_AGENT"] is found[6]["HTTP_USER_AGENT"]
+
+
+def test_values_that_a_middleware_has_put_there_stay_and_are_not_shared() -> None:
+    given = {"HTTP_USER_AGENT": mark_safe("<b>"), "HTTP_ACCEPT": None}
+    kept = dict(module._shared(given))
+    assert kept["HTTP_USER_AGENT"] is given["HTTP_USER_AGENT"]
+    assert kept["HTTP_ACCEPT"] is None
+    assert type(dict(module._shared({"HTTP_USER_AGENT": "<b>"}))["HTTP_USER_AGENT"]) is str
