@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -309,6 +310,8 @@ def test_htmx_turbo_and_datastar_show_what_is_published(page: Page, demo: Demo) 
 
 def test_htmx_turbo_and_datastar_get_what_they_missed(page: Page, demo: Demo) -> None:
     _log_in(page)
+    # htmx must not start before its extension is there, also on a slow line.
+    page.route("**/hx-sse*", lambda route: (time.sleep(0.3), route.continue_()))
     page.goto(f"{demo.url}/html/")
     for stream in HTML_STREAMS:
         expect(_state(page, stream)).to_have_text("Open")
