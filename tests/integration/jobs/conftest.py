@@ -26,7 +26,6 @@ def serve_jobs(tmp_path: Path) -> Iterator[Callable[[str, Mapping[str, str]], Se
             server = Server(
                 name,
                 "tests.integration.jobs.asgi:application",
-                measured=True,
                 directory=tmp_path,
                 database=tmp_path / "none.sqlite3",
                 settings=SETTINGS,
