@@ -316,7 +316,7 @@ class Session(Handshake):
                 await stop(cleaning, LAST_PATIENCE)
 
     def _tell_watcher(self) -> None:
-        if watcher is None or self.event_loop is None:
+        if watcher is None:
             return
         tell_it = partial(watcher, self, str(self.close_reason), self._seconds_open())
         try:
@@ -326,7 +326,7 @@ class Session(Handshake):
                 # A copy: the context itself may be the one that runs at the moment.
                 self._context.copy().run(tell_it)
         except Exception as error:
-            log_error(self, "What watches the ends of streams failed at %s.", error=error)
+            log_error(self, "The watcher of ended streams failed for %s.", error=error)
 
     def _seconds_open(self) -> float:
         return 0.0 if self.event_loop is None else self.event_loop.time() - self.opened_at
