@@ -16,14 +16,26 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .conf import conf
-from .connection.databases import postpone_start, stop_postponing
+from .connection.request_signals import (
+    end_in_thread,
+    needs_no_thread,
+    postpone_start,
+    stop_postponing,
+)
 from .connection.request_threads import RequestThread
 from .connection.shutdown import shutdown
 from .connection.tasks import GOODBYE_SECONDS, forgive_cancellation, settle
 from .handshake import turns
+from .handshake.early import Admission, early_admission
 from .handshake.middleware import ResolvedView, ViewMiddleware, join
 from .handshake.receiving import PendingReceive
-from .handshake.response import PendingStream, current_exchange, is_untouched, pending_stream
+from .handshake.response import (
+    EventStreamResponse,
+    PendingStream,
+    current_exchange,
+    is_untouched,
+    pending_stream,
+)
 from .servers import bare, keeps_cancelled, server_for
 from .servers.base import Receive, Send
 
@@ -47,6 +59,8 @@ class ASGIHandler(asgi.ASGIHandler):
 
     _middleware_chain: Any
     _view_middleware: Any
+    # Says who hears orders to end streams; load_middleware() sets it.
+    _hearing: Callable[[], Any] = staticmethod(lambda: None)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request, and the stream that it may become; or the server's lifespan."""
@@ -111,12 +125,17 @@ class ASGIHandler(asgi.ASGIHandler):
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Load the middleware, and let its synchronous methods share trips to the request's thread."""
+        from .topics.hub import hearing  # noqa: PLC0415 - it needs the settings
+
+        self._hearing = hearing
         super().load_middleware(is_async)
-        self._middleware_chain, run = join(self._middleware_chain)
-        if run is not None and ViewMiddleware.suits(self._view_middleware):
+        self._middleware_chain, first, last = join(self._middleware_chain)
+        if last is not None and ViewMiddleware.suits(self._view_middleware):
             self._view_methods = ViewMiddleware(self._view_middleware)
             self._view_middleware = [self._view_methods]
-            run.before_view = self._resolve_early
+            last.before_view = self._resolve_early
+        if first is not None:
+            first.at_end = self._end_early
 
     def _resolve_early(self, request: HttpRequest) -> None:
         """Find the view and call ``process_view()``, in the trip that has called the other methods."""
@@ -130,7 +149,18 @@ class ASGIHandler(asgi.ASGIHandler):
             return
         if not turns.opens_stream(match.func):
             exchange.end_turn_from_thread()
-        exchange.resolved = self._view_methods.call_early(request, match)
+        resolved = exchange.resolved = self._view_methods.call_early(request, match)
+        if exchange.heard is not None and not exchange.overrun and resolved.goes_on:
+            admit = early_admission(match.func)
+            if admit is not None:
+                exchange.admission = admit(request, match.args, match.kwargs)
+
+    def _end_early(self, response: Any) -> None:
+        """End the request of a stream in the thread, in the trip of the last ``process_response()``."""
+        exchange = cast("_Exchange | None", current_exchange.get())
+        stream = pending_stream(response)
+        if exchange is not None and exchange.has_thread and stream is not None:
+            exchange.over_in_thread = is_untouched(response, stream) and end_in_thread(type(self))
 
     async def read_body(self, receive: Receive) -> Any:
         """Read the body, and let a stream's handshake wait for its turn; ``request_started`` comes next.
@@ -147,6 +177,7 @@ class ASGIHandler(asgi.ASGIHandler):
                 body.close()
                 raise
             if exchange.thread is not None and exchange.thread.is_used:
+                exchange.has_thread = True
                 # Nothing is awaited from here to create_request(), so no other request is concerned.
                 exchange.thread.first = postpone_start(type(self))
         return body
@@ -190,6 +221,7 @@ class ASGIHandler(asgi.ASGIHandler):
         if exchange is None:
             return await super().run_get_response(request)
         exchange.keep_task()
+        exchange.heard = self._hearing()
         response: Any = None
         try:
             response = await super().run_get_response(request)
@@ -240,6 +272,8 @@ class ASGIHandler(asgi.ASGIHandler):
         if exchange.start is None:
             # A wrapper of send() has not passed the message on.
             await super().send_response(head, exchange.send)
+        if type(response) is EventStreamResponse and exchange.ends_without_thread(type(self)):
+            response.is_over_in_thread = True
         view = stream.take()
         try:
             # Copy them here: only this task has the context variables that middleware set.
@@ -282,10 +316,14 @@ class _Exchange:
         "_send",
         "_tasks",
         "_turn",
+        "admission",
         "gone",
+        "has_thread",
+        "heard",
         "inside",
         "keeping",
         "over",
+        "over_in_thread",
         "overrun",
         "pending",
         "resolved",
@@ -312,6 +350,10 @@ class _Exchange:
         self._turn: turns.Turn | None = None
         #: Whether more clients come than can be served, so that a stream's is refused.
         self.overrun = False
+        #: Who has heard orders to end streams since before the middleware, if somebody has.
+        self.heard: Any = None
+        #: What the policies of the view said in the middleware's trip to the thread.
+        self.admission: Admission | None = None
         #: The request's view, from the middleware's trip to the thread until Django's handler asks.
         self.resolved: ResolvedView | None = None
         self._tasks: set[Any] = set()
@@ -323,8 +365,11 @@ class _Exchange:
         self.inside: PendingStream | None = None
         #: The view that takes the connection over.
         self.view: Any = None
-        #: The thread of the request's synchronous work.
+        #: The thread of the request's synchronous work; whether that runs there, and not in the
+        #: thread of a caller; and whether what is due there at the request's end was done.
         self.thread: RequestThread | None = None
+        self.has_thread = False
+        self.over_in_thread = False
         #: Whether to keep the response for the stream instead of sending it; and the message that
         #: starts it.
         self.keeping = False
@@ -353,6 +398,21 @@ class _Exchange:
         """Do the same as ``end_turn()`` from the request's thread."""
         if self._turn is not None and self._own_task is not None:
             self._own_task.get_loop().call_soon_threadsafe(self.end_turn)
+
+    def ends_without_thread(self, handler: type) -> bool:
+        """Return whether the request's end needs no trip to its thread, and make none."""
+        thread = self.thread
+        if thread is None or not self.has_thread:
+            return False
+        if not self.over_in_thread and (thread.is_taken or not needs_no_thread(handler)):
+            return False
+        thread.freed = self._own_task
+        return True
+
+    def take_admission(self, request: Any) -> Admission | None:
+        """Return what the view's policies have said to a request already, once."""
+        admission, self.admission = self.admission, None
+        return admission if admission is not None and admission.request is request else None
 
     @property
     def wire(self) -> Send:

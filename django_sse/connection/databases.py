@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-from django.core.signals import request_started
-from django.db import close_old_connections, connections, reset_queries
-from django.dispatch import dispatcher
+from django.db import close_old_connections, connections
 
 logger = logging.getLogger("django_sse")
-
-#: Django's own receivers of ``request_started``.
-_OWN = (close_old_connections, reset_queries)
 
 
 def opened() -> list[Any]:
@@ -54,35 +47,6 @@ def close_due(*, after_error: bool = False) -> None:
     except Exception:
         # If the error ended the thread, its streams would wait for ever.
         logger.warning("A database connection could not be closed.", exc_info=True)
-
-
-def postpone_start(sender: type) -> tuple[Callable[[], Any], ...]:
-    """Keep ``request_started`` from calling its receivers, and return them to be called later.
-
-    Django's own receivers look after the thread's database connections. That can wait until the
-    thread is first needed, so a request that needs no thread waits for none. Where there are other
-    receivers, or Django is not as expected, this returns nothing and changes nothing.
-    """
-    try:
-        known = len(request_started.receivers)
-        receivers, asynchronous = request_started._live_receivers(sender)
-        if asynchronous or any(each not in _OWN for each in receivers):
-            return ()
-        # connect() holds the lock. A receiver that another thread has connected meanwhile is called.
-        with request_started.lock:
-            if len(request_started.receivers) != known:
-                return ()
-            # Django's own mark, which connect() and disconnect() take away.
-            request_started.sender_receivers_cache[sender] = dispatcher.NO_RECEIVERS
-    except (AttributeError, TypeError, ValueError):
-        return ()
-    return tuple(partial(each, signal=request_started, sender=sender) for each in receivers)
-
-
-def stop_postponing(sender: type) -> None:
-    """Let ``request_started`` call its receivers again."""
-    with suppress(AttributeError):
-        request_started.sender_receivers_cache.pop(sender, None)
 
 
 def close_all() -> None:

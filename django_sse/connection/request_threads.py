@@ -93,6 +93,8 @@ class RequestThread(Executor):
         """Begin without a thread."""
         #: Calls that begin the request in its thread, while nothing else was asked of the thread.
         self.first: tuple[Callable[[], Any], ...] = ()
+        #: A task whose calls need no thread from now on.
+        self.freed: asyncio.Task[Any] | None = None
         self._worker: _Worker | None = None
         self._running: set[_Call] = set()
         self._over = False
@@ -106,6 +108,11 @@ class RequestThread(Executor):
         """Whether ``sync_to_async`` runs here, and not in the thread of an outer block or caller."""
         # A synchronous caller that waits in async_to_sync() has its own thread do the work.
         return self._token is not None and getattr(AsyncToSync.executors, "current", None) is None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the request has used its thread."""
+        return self._worker is not None
 
     async def __aenter__(self) -> RequestThread:
         """Let ``sync_to_async`` use the thread, in this task and in tasks that it starts."""
@@ -138,7 +145,7 @@ class RequestThread(Executor):
     def submit(  # type: ignore[override]  # see below
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        """Run ``fn(*args, **kwargs)`` in the thread.
+        """Run ``fn(*args, **kwargs)`` in the thread, or at once for a task that needs none any more.
 
         Raises ``RuntimeError`` where the system has no more threads, and after the block.
 
@@ -146,6 +153,8 @@ class RequestThread(Executor):
         ``concurrent.futures``, which it would have to wrap, costs 10 µs more for each call.
         """
         loop = asyncio.get_running_loop()
+        if self.freed is not None and self.freed is asyncio.current_task():
+            return _done(loop, partial(fn, *args, **kwargs))
         with self._lock:
             if self._over:
                 # Nothing would end a thread that is taken now.
@@ -160,6 +169,15 @@ class RequestThread(Executor):
 
 def _nothing() -> None:
     pass
+
+
+def _done(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> asyncio.Future[T]:
+    future: asyncio.Future[T] = loop.create_future()
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def _after(
@@ -192,7 +210,8 @@ class _Worker:
             del call
         # A connection that is still open and may not be kept ends with its request's thread, as it
         # does without us.
-        close_due()
+        if opened():
+            close_due()
         return all(may_be_kept(connection) for connection in opened())
 
     def _wait(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgiref.sync import SyncToAsync, markcoroutinefunction, sync_to_async
 from django.core.handlers.exception import convert_exception_to_response, response_for_exception
@@ -18,14 +18,23 @@ from django.utils.deprecation import MiddlewareMixin
 from .response import current_exchange
 
 
-def join(chain: Any) -> tuple[Any, MiddlewareRun | None]:
-    """Return a middleware chain that does the same in fewer trips, and the run before the view.
+class Joined(NamedTuple):
+    """A chain of middleware, and the runs in it: the outermost one, and the one before the view."""
+
+    chain: Any
+    first: MiddlewareRun | None
+    last: MiddlewareRun | None
+
+
+def join(chain: Any) -> Joined:
+    """Return a middleware chain that does the same in fewer trips.
 
     A run is adjacent middleware that is written with ``MiddlewareMixin`` and has no ``__call__()``
     of its own. Other middleware stays as Django has put it together. Middleware stays, too, if it
     is behind one whose ``get_response`` is synchronous or not an attribute.
     """
     above: Any = None
+    first: MiddlewareRun | None = None
     run: list[Any] = []
     layer = chain
     while _is_layer(layer) and not _is_view(layer):
@@ -33,11 +42,13 @@ def join(chain: Any) -> tuple[Any, MiddlewareRun | None]:
         if _is_plain(middleware):
             run.append(middleware)
         else:
-            chain, _ = _link(chain, above, run)
+            chain, joined = _link(chain, above, run)
+            first = joined if above is None else first
             above, run = middleware, []
         layer = getattr(middleware, "get_response", None)
     chain, joined = _link(chain, above, run)
-    return chain, joined if _is_view(layer) else None
+    first = joined if above is None else first
+    return Joined(chain, first, joined if _is_view(layer) else None)
 
 
 def _link(chain: Any, above: Any, run: list[Any]) -> tuple[Any, MiddlewareRun | None]:
@@ -92,8 +103,10 @@ class MiddlewareRun:
         self._get_response = run[-1].get_response
         #: Called in the thread after the last ``process_request()``, if none of them has answered.
         self.before_view: Callable[[Any], None] | None = None
+        #: Called in the thread after the last ``process_response()``.
+        self.at_end: Callable[[Any], None] | None = None
         self._enter_in_thread = sync_to_async(self._enter)
-        self._leave_in_thread = sync_to_async(self._leave)
+        self._leave_in_thread = sync_to_async(self._leave_all)
         markcoroutinefunction(self)
 
     async def __call__(self, request: Any) -> Any:
@@ -102,7 +115,7 @@ class MiddlewareRun:
         if response is not None:
             return response
         response = await self._get_response(request)
-        return await self._leave_in_thread(request, response, len(self._run))
+        return await self._leave_in_thread(request, response)
 
     def _enter(self, request: Any) -> Any:
         for index, middleware in enumerate(self._run):
@@ -112,16 +125,23 @@ class MiddlewareRun:
                 response = middleware.process_request(request)
             except Exception as error:
                 # Django turns it into a response between this middleware and the one before it.
-                return self._leave(request, response_for_exception(request, error), index)
+                response = response_for_exception(request, error)
+                return self._leave(request, response, self._run[:index])
             if response:
-                return self._leave(request, response, index + 1)
+                return self._leave(request, response, self._run[: index + 1])
         if self.before_view is not None:
             self.before_view(request)
         return None
 
-    def _leave(self, request: Any, response: Any, count: int) -> Any:
-        """Pass the response through the first ``count`` of the middleware, from the inside out."""
-        for middleware in reversed(self._run[:count]):
+    def _leave_all(self, request: Any, response: Any) -> Any:
+        response = self._leave(request, response, self._run)
+        if self.at_end is not None:
+            self.at_end(response)
+        return response
+
+    def _leave(self, request: Any, response: Any, run: list[Any]) -> Any:
+        """Pass the response through middleware, from the inside out."""
+        for middleware in reversed(run):
             if not hasattr(middleware, "process_response"):
                 continue
             try:
@@ -180,3 +200,8 @@ class ResolvedView:
     match: Any
     response: Any = None
     error: Exception | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the view is called next."""
+        return self.response is None and self.error is None

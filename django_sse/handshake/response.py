@@ -9,6 +9,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -16,9 +17,12 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from django_sse.connection.request_signals import tell_end
 from django_sse.connection.roster import roster
 from django_sse.servers.base import Send
 from django_sse.wire.events import CONTENT_TYPE
+
+from .early import Admission
 
 logger = logging.getLogger("django_sse")
 
@@ -43,6 +47,11 @@ class Exchange(Protocol):
     streams: list[PendingStream]
     #: Whether more clients come than can be served.
     overrun: bool
+    #: Who has heard orders to end streams since before the middleware, if somebody has.
+    heard: Any
+
+    def take_admission(self, request: Any) -> Admission | None:
+        """Return what the view's policies have said to a request already, once."""
 
     def end_turn(self) -> None:
         """Let the next handshake begin."""
@@ -174,6 +183,8 @@ class EventStreamResponse(Uncompressed, StreamingHttpResponse):
         stream = PendingStream(view, getattr(request, "scope", {}))
         #: The stream of this response.
         self.event_stream = stream
+        #: Whether what is due in the request's thread at its end was done there.
+        self.is_over_in_thread = False
         super().__init__(stream.content(), content_type=CONTENT_TYPE)
         self.leave_uncompressed()
         exchange = current_exchange.get()
@@ -192,7 +203,17 @@ class EventStreamResponse(Uncompressed, StreamingHttpResponse):
     def close(self) -> None:
         """End the stream, unless it was taken over; Django calls this, from any thread."""
         self.event_stream.close()
-        super().close()
+        if not self.is_over_in_thread:
+            super().close()
+            return
+        # The same as in Django, whose own method would call the thread's receivers here.
+        closers: list[Any] = self._resource_closers  # type: ignore[attr-defined]
+        for closer in closers:
+            with suppress(Exception):
+                closer()
+        closers.clear()
+        self.closed = True
+        tell_end(self._handler_class)
 
 
 def pending_stream(response: Any) -> PendingStream | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from asgiref.sync import sync_to_async
@@ -17,6 +18,7 @@ from django.core.exceptions import (
 )
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.views import View
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
@@ -27,10 +29,11 @@ from django_sse.connection.stream import Stream
 from django_sse.connection.users import is_authenticated
 from django_sse.exceptions import StreamFinished
 from django_sse.monitoring.metrics import counters
-from django_sse.topics.hub import get_hub
+from django_sse.topics.hub import Heard, get_hub
 from django_sse.topics.orders import ended_since, newest_order
 from django_sse.wire.events import CONTENT_TYPE
 
+from .early import Admission, admit_early
 from .limits import ComeBackLater, come_back_response, names_event_stream, take_place
 from .login import DemandedByHandshake, login_demanded
 from .page import page_renderers, page_response, shows_page
@@ -120,6 +123,8 @@ class Handshake(APIView, Stream):
         view.login_required = False if marked else DemandedByHandshake()  # type: ignore[attr-defined]
         mark(view)
         _share_keys(cls)
+        if cls.dispatch is Handshake.dispatch and cls.setup is View.setup:
+            admit_early(view, partial(cls._admit_early, initkwargs))
         view._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined]
         return view
 
@@ -163,12 +168,27 @@ class Handshake(APIView, Stream):
             counters.refused += 1
             self._accept(request, *args, **kwargs)
             return self._dressed(come_back_response())
+        heard = None if exchange is None else exchange.heard
+        if heard is None or exchange is None or heard.hub is not get_hub():
+            return await self._answer(request, None, None, *args, **kwargs)
+        admission = exchange.take_admission(request)
+        view = self if admission is None else cast("Handshake", admission.view)
+        return await view._answer(request, heard, admission, *args, **kwargs)
+
+    async def _answer(
+        self,
+        request: HttpRequest,
+        heard: Heard | None,
+        admission: Admission | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> HttpResponseBase:
         try:
             # A stream whose user is authenticated before an order to end the user's streams must
             # get it.
             async with get_hub().heeding():
-                orders = newest_order()
-                answer = await self._answer_without_stream(request, *args, **kwargs)
+                orders = newest_order() if heard is None else heard.order
+                answer = await self._answer_without_stream(request, admission, *args, **kwargs)
             if answer is None:
                 answer = await self._answer_with_stream(request, orders)
         except BaseException:
@@ -178,10 +198,15 @@ class Handshake(APIView, Stream):
         return answer
 
     async def _answer_without_stream(
-        self, request: HttpRequest, *args: Any, **kwargs: Any
+        self, request: HttpRequest, admission: Admission | None, *args: Any, **kwargs: Any
     ) -> HttpResponseBase | None:
         """Return a refusal or the page, or ``None`` when the stream has its place."""
-        if not (can_run_inline(self, request) and self._admit_at_once(request, *args, **kwargs)):
+        if admission is not None:
+            if admission.error is not None:
+                raise admission.error
+            if admission.response is not None:
+                return cast("HttpResponseBase", admission.response)
+        elif not (can_run_inline(self, request) and self._admit_at_once(request, *args, **kwargs)):
             response = await sync_to_async(self._admit)(request, *args, **kwargs)
             if response is not None:
                 return response
@@ -264,6 +289,20 @@ class Handshake(APIView, Stream):
             # The code that makes the answer may wait for a database.
             return False
         return True
+
+    @classmethod
+    def _admit_early(
+        cls, initkwargs: dict[str, Any], request: HttpRequest, args: Any, kwargs: Any
+    ) -> Admission:
+        """Do what ``_admit()`` does before Django's handler calls the view; see ``dispatch()``."""
+        view = cls(**initkwargs)
+        view.setup(request, *args, **kwargs)
+        admission = Admission(request, view)
+        try:
+            admission.response = view._admit(request, *args, **kwargs)
+        except Exception as error:
+            admission.error = error
+        return admission
 
     def _admit(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase | None:
         """Apply DRF's policies; return the refusal, or ``None`` when the stream may begin."""

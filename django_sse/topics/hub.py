@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_sse.brokers import get_broker
 from django_sse.brokers.base import LAST, Broker, EventId, Listener, Message
@@ -21,7 +21,7 @@ from django_sse.connection.roster import roster
 from .attendance import close_idle_register
 from .backlog import Item
 from .cohort import CHUNK, Cohort, Follower
-from .orders import CONTROL, obey
+from .orders import CONTROL, newest_order, obey
 from .pages import Pages, Piece
 
 logger = logging.getLogger("django_sse")
@@ -70,7 +70,7 @@ class Hub:
         # How many blocks need the listener: handshakes whose streams are not in the roster yet, and
         # questions to the broker.
         self._holds = 0
-        self._opened = loop.time()
+        self._opened = self._heeded = loop.time()
         self.closed = False
         #: Objects that other modules keep for as long as the hub lives, by a name of their choice.
         self.attached: dict[str, Any] = {}
@@ -181,12 +181,15 @@ class Hub:
 
     def heed(self) -> None:
         """Begin to hear orders to all streams; until ``LINGER`` seconds after the last stream."""
-        if CONTROL not in self._subscribed and not _runs(self._heeding):
+        if not self.hears_orders and not _runs(self._heeding):
             self._heeding = self._loop.create_task(self._heed(), context=Context())
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._heeded = self._loop.time()
         self.let_go()
+
+    @property
+    def hears_orders(self) -> bool:
+        """Whether orders to all streams arrive here."""
+        return CONTROL in self._subscribed
 
     @asynccontextmanager
     async def heeding(self) -> AsyncIterator[None]:
@@ -199,7 +202,7 @@ class Hub:
         self._holds += 1
         try:
             self.heed()
-            if CONTROL not in self._subscribed and self._heeding is not None:
+            if not self.hears_orders and self._heeding is not None:
                 left = self._opened + HEED_SECONDS - self._loop.time()
                 if left > 0:
                     await asyncio.wait([self._heeding], timeout=left)
@@ -292,8 +295,12 @@ class Hub:
 
     def _expire(self) -> None:
         self._timer = None
+        rest = self._heeded + LINGER - self._loop.time()
         if not self.unused:
             self.let_go()
+        elif rest > 0:
+            # Each handshake would make a new timer, where heed() moved it.
+            self._timer = self._loop.call_later(rest, self._expire, context=Context())
         elif not self.closed:
             # Retire now. Before the task has its first turn, a new follower may come, and needs a
             # new hub.
@@ -319,6 +326,19 @@ def get_hub() -> Hub:
         # Where a test has replaced the broker, the old hub goes on for its followers.
         hub = _hubs[loop] = Hub(broker, loop)
     return hub
+
+
+class Heard(NamedTuple):
+    """A hub that hears orders to end streams, and the number of the newest one."""
+
+    hub: Hub
+    order: int
+
+
+def hearing() -> Heard | None:
+    """Return the hub of the running event loop if it hears orders already."""
+    hub = _hubs.get(asyncio.get_running_loop())
+    return Heard(hub, newest_order()) if hub is not None and hub.hears_orders else None
 
 
 async def close_idle_hub() -> None:

@@ -21,9 +21,14 @@ from django.urls import path
 from django.utils.deprecation import MiddlewareMixin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.permissions import IsAuthenticated
 
+from django_sse import SSEView, sse_path
 from django_sse.asgi import ASGIHandler
 from django_sse.connection.request_threads import RequestThread
+from django_sse.topics.hub import close_idle_hub, get_hub
+from django_sse.topics.orders import CONTROL
 
 Log = list[tuple[Any, ...]]
 
@@ -54,7 +59,38 @@ def failing_view(request: HttpRequest) -> HttpResponse:
     raise PermissionDenied
 
 
-urlpatterns = [path("sync/", view), path("async/", async_view), path("failing/", failing_view)]
+class Noting(BaseAuthentication):
+    """Notes where a stream's policies are applied."""
+
+    def authenticate(self, request: Any) -> None:
+        note("view", "authenticate", request)
+
+
+class Brief(SSEView):
+    """A stream that ends by itself."""
+
+    authentication_classes = [Noting]
+    permission_classes: Any = []
+    heartbeat = None
+
+    async def connect(self) -> None:
+        note("view", "connect", self.request._request)
+
+    async def stream(self) -> None:
+        await self.send("view")
+
+
+class Refused(Brief):
+    permission_classes = [IsAuthenticated]
+
+
+urlpatterns = [
+    path("sync/", view),
+    path("async/", async_view),
+    path("failing/", failing_view),
+    sse_path("stream/", Brief),
+    sse_path("refused/", Refused),
+]
 
 
 def act(what: str, name: str) -> HttpResponse | None:
@@ -186,9 +222,13 @@ async def ask(handler: Any, address: str) -> tuple[int, bytes, str]:
         "headers": [(b"host", b"testserver")],
         "server": ("testserver", 80),
     }
+    # A stream's policies are applied early only where the process hears orders already.
+    await get_hub().subscribe([CONTROL])
     await asyncio.wait_for(handler(scope, receive, send), 10)
+    await close_idle_hub()
     trail = dict(answer[0]["headers"]).get(b"Trail", b"")
-    return answer[0]["status"], answer[1]["body"], trail.decode()
+    body = b"".join(message.get("body", b"") for message in answer[1:])
+    return answer[0]["status"], body, trail.decode()
 
 
 def told(handler_class: type[DjangoHandler], address: str) -> tuple[Any, Log, list[str]]:
@@ -224,7 +264,7 @@ middleware = st.tuples(
 @pytest.mark.usefixtures("quiet")
 @given(
     st.lists(middleware, max_size=6),
-    st.sampled_from(["/sync/", "/async/", "/failing/", "/none/"]),
+    st.sampled_from(["/sync/", "/async/", "/failing/", "/none/", "/stream/", "/refused/"]),
 )
 @settings(
     max_examples=300,
