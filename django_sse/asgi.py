@@ -138,7 +138,11 @@ class ASGIHandler(asgi.ASGIHandler):
             first.at_end = self._end_early
 
     def _resolve_early(self, request: HttpRequest) -> None:
-        """Find the view and call ``process_view()``, in the trip that has called the other methods."""
+        """Find the view, call ``process_view()``, and apply a stream's policies, all in the middleware's trip.
+
+        Policies only if nothing is between the middleware and the view, and orders to end streams
+        have been heard since before the middleware.
+        """
         exchange = cast("_Exchange | None", current_exchange.get())
         if exchange is None:
             return

@@ -297,12 +297,10 @@ class Handshake(APIView, Stream):
         """Do what ``_admit()`` does before Django's handler calls the view; see ``dispatch()``."""
         view = cls(**initkwargs)
         view.setup(request, *args, **kwargs)
-        admission = Admission(request, view)
         try:
-            admission.response = view._admit(request, *args, **kwargs)
+            return Admission(request, view, view._admit(request, *args, **kwargs))
         except Exception as error:
-            admission.error = error
-        return admission
+            return Admission(request, view, error=error)
 
     def _admit(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase | None:
         """Apply DRF's policies; return the refusal, or ``None`` when the stream may begin."""
