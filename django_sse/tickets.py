@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +26,8 @@ from rest_framework.views import APIView
 from .conf import conf
 from .handshake.view import Handshake
 from .topics.exclusion import make_client, with_client
+
+logger = logging.getLogger("django_sse")
 
 #: The name of the query parameter.
 PARAMETER = "ticket"
@@ -103,6 +106,7 @@ class TicketView(APIView):
         path = iri_to_uri(wish.validated_data["path"])
         if not self.is_stream(path):
             raise serializers.ValidationError({"path": [self._why_not(path)]})
+        _warn_of_useless_ticket(self._view_at(path))
         try:
             ticket = make_ticket(request.user, path)
         except ValueError as error:
@@ -122,17 +126,20 @@ class TicketView(APIView):
 
         Override it for streams that are routed elsewhere, by Channels' ``URLRouter`` for example.
         """
+        return issubclass(getattr(self._view_at(path), "cls", object), Handshake)
+
+    def _view_at(self, path: str) -> Any:
+        """Return the view of ``urls.py`` at a path, or ``None``."""
         prefix = get_script_prefix()
         # With a query, a fragment or another site, `url` would lead to another address than the one
         # that the ticket is for.
         if not path.startswith(prefix) or path.startswith("//") or {"?", "#"} & set(path):
-            return False
+            return None
         urlconf = getattr(self.request, "urlconf", None)
         try:
-            match = resolve("/" + unquote(path).removeprefix(prefix), urlconf)
+            return resolve("/" + unquote(path).removeprefix(prefix), urlconf).func
         except Resolver404:
-            return False
-        return issubclass(getattr(match.func, "cls", object), Handshake)
+            return None
 
     @staticmethod
     def _why_not(path: str) -> str:
@@ -140,6 +147,32 @@ class TicketView(APIView):
         if "://" in path or path.startswith("//") or {"?", "#"} & set(path):
             return "Send the path alone, without a site and a query. Add the query to `url`."
         return "There is no stream at this path."
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_useless_ticket(view: Any) -> None:
+    """Warn once of a stream that takes no tickets, so that its clients are refused with theirs."""
+    cls = getattr(view, "cls", None)
+    if cls is None or cls.get_authenticators is not APIView.get_authenticators:
+        return  # It is routed elsewhere, or chooses for each request.
+    classes = getattr(view, "initkwargs", {}).get(
+        "authentication_classes", cls.authentication_classes
+    )
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if name in _warned or any(_takes_tickets(it) for it in classes):
+        return
+    _warned.add(name)
+    logger.warning(
+        "TicketView gave a ticket for %s, which takes none: a client that has only its ticket is "
+        "refused. Add django_sse.tickets.TicketAuthentication to its authentication_classes.",
+        name,
+    )
+
+
+def _takes_tickets(authentication: Any) -> bool:
+    return isinstance(authentication, type) and issubclass(authentication, TicketAuthentication)
 
 
 def _path(request: Any) -> str:

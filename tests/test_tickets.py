@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from rest_framework.authentication import SessionAuthentication
 from rest_framework.test import APIRequestFactory, force_authenticate
 from rest_framework.views import APIView
 
-from django_sse import SSEView, sse_path
+from django_sse import SSEView, sse_path, tickets
 from django_sse.tickets import TicketAuthentication, TicketView
 from django_sse.topics.exclusion import client_of
 
@@ -26,7 +27,21 @@ class Robot:
     is_active = is_authenticated = True
 
 
-urlpatterns = [sse_path("quiet/", Quiet)]
+class WithTickets(Quiet):
+    authentication_classes = [SessionAuthentication, TicketAuthentication]
+
+
+class Choosing(Quiet):
+    def get_authenticators(self) -> list[Any]:
+        return [TicketAuthentication()]
+
+
+urlpatterns = [
+    sse_path("quiet/", Quiet),
+    sse_path("given/", Quiet.as_view(authentication_classes=[TicketAuthentication])),
+    sse_path("with/", WithTickets),
+    sse_path("choosing/", Choosing),
+]
 
 
 @pytest.mark.django_db
@@ -66,6 +81,27 @@ def test_view_says_what_is_wrong_with_a_path(settings: Any, path: str, reason: s
     force_authenticate(request, Robot())
     response = TicketView.as_view()(request)
     assert (response.status_code, response.data) == (400, {"path": [reason]})
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("path", "warnings"), [("/quiet/", 1), ("/given/", 0), ("/with/", 0), ("/choosing/", 0)]
+)
+def test_view_warns_once_of_a_stream_that_takes_no_tickets(
+    settings: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    warnings: int,
+) -> None:
+    settings.ROOT_URLCONF = __name__
+    monkeypatch.setattr(tickets, "_warned", set())
+    for name in ("ann", "bob"):
+        request = APIRequestFactory().post("/t/", {"path": path}, format="json")
+        force_authenticate(request, get_user_model().objects.create_user(name))
+        assert TicketView.as_view()(request).status_code == 200
+    assert caplog.text.count("a ticket for tests.test_tickets.Quiet, which takes none") == warnings
+    assert len(caplog.records) == warnings
 
 
 def test_view_gives_no_ticket_to_who_is_not_of_the_database(settings: Any) -> None:
