@@ -27,7 +27,7 @@ from .handshake.request import slim
 from .handshake.view import Handshake
 from .monitoring import reports
 from .monitoring.metrics import counters
-from .monitoring.reports import log_error
+from .monitoring.reports import log_error, log_repeated
 from .servers import bare, server_for
 from .servers.base import Receive, Send
 from .signals import stream_closed, stream_opened
@@ -115,7 +115,7 @@ class Session(Handshake):
                 self.revoke()
         except Exception as error:
             message = "%s could not check its user again; it will be tried later."
-            log_error(self, message, error=error)
+            log_repeated(self, message, error=error)
 
     async def _is_still_allowed(self) -> bool:
         return await sync_to_async(still_allowed)(self)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from django_sse.connection.outbox import Outbox
@@ -12,6 +16,9 @@ logger = logging.getLogger("django_sse")
 
 #: The key in a scope of a callable that gets what a stream raised, besides the log; for tests.
 ON_FAILURE = "django_sse.on_failure"
+#: How often, in so many seconds, an error that befalls many streams is logged.
+REPEATS = 10
+REPEAT_SECONDS = 60.0
 #: Characters of a path or a name that are reported: clients choose them.
 MAX_CHARACTERS = 200
 #: Topics of one stream that are reported.
@@ -59,6 +66,35 @@ def log_error(stream: Any, message: str, *args: Any, error: BaseException | None
         },
         stacklevel=2,
     )
+
+
+def log_repeated(stream: Any, message: str, *, error: BaseException) -> None:
+    """Log an error that may befall all streams at once, as where a database is away.
+
+    Of the errors of one type in one view, the first ``REPEATS`` in ``REPEAT_SECONDS`` are logged as
+    by ``log_error()``. The next one after that time says how many were left out.
+    """
+    view = f"{type(stream).__module__}.{type(stream).__qualname__}"
+    seen = _repeated[view, f"{type(error).__module__}.{type(error).__qualname__}"]
+    now = time.monotonic()
+    if now - seen.since >= REPEAT_SECONDS:
+        if seen.count > REPEATS:
+            message = f"{message} {seen.count - REPEATS} more such errors were not logged."
+        seen.since, seen.count = now, 0
+    seen.count += 1
+    if seen.count <= REPEATS:
+        log_error(stream, message, error=error)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """How many errors of a kind there were since a moment."""
+
+    since: float = -math.inf
+    count: int = 0
+
+
+_repeated: defaultdict[tuple[str, str], _Seen] = defaultdict(_Seen)
 
 
 def tell_test(stream: Any, error: Exception) -> None:

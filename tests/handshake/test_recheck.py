@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from rest_framework.permissions import BasePermission
 
 from django_sse import SSEView, sse_path
 from django_sse.asgi import get_asgi_application
+from django_sse.monitoring import reports
 from django_sse.testing import connect
+from tests.support.waiting import eventually
 
 
 class Away(APIException):
@@ -85,6 +88,32 @@ async def test_policy_says_whether_a_stream_goes_on(
         else:
             await stream.receive_nothing(0.1)
     assert ("could not check its user again" in caplog.text) is not ends
+
+
+async def test_a_database_that_is_away_is_not_logged_for_each_of_many_streams(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    view = Checked.as_view(permission_classes=[Moody])
+    asked = 0
+
+    class Absent(Exception):
+        """The server does not answer."""
+
+    def count(*args: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        raise Absent
+
+    async with AsyncExitStack() as stack:
+        for _ in range(15):
+            await (await stack.enter_async_context(connect(view))).receive()
+        monkeypatch.setattr(Moody, "has_permission", count)
+        await eventually(lambda: asked > 30)
+        assert caplog.text.count("could not check its user again") == reports.REPEATS
+        caplog.clear()
+        monkeypatch.setattr(reports, "REPEAT_SECONDS", 0)
+        await eventually(lambda: "more such errors were not logged" in caplog.text)
+    assert caplog.records[0].exc_info[1].__class__ is Absent  # type: ignore[index,union-attr]
 
 
 class ByBadge(BaseAuthentication):
