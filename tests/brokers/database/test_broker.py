@@ -32,62 +32,10 @@ from tests.support.ear import PATIENCE, TIMEOUT, Ear
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres_server import PostgresServer
 
+from .process import Failed, Project
+
 Listen = Callable[[Broker], Ear]
 T = TypeVar("T")
-
-
-class Failed(Exception):
-    """What goes wrong in a transaction."""
-
-
-class Project:
-    """A process with a ``DatabaseBroker``; ``alias`` is the database with its events."""
-
-    def __init__(self, alias: str, **options: Any) -> None:
-        self.alias = alias
-        self.broker = DatabaseBroker("", {"USING": alias} | options)
-        self._before = use_broker(self.broker)
-
-    def close(self) -> None:
-        use_broker(self._before)
-        self.broker.close()
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Do synchronous work as a request does, in a thread with connections of its own."""
-
-        def isolated() -> T:
-            try:
-                return work()
-            finally:
-                connections.close_all()
-
-        return await asyncio.to_thread(isolated)
-
-    async def execute(self, statement: str) -> Any:
-        def ask() -> Any:
-            with connections[self.alias].cursor() as cursor:
-                cursor.execute(statement)
-                return list(cursor.fetchall()) if cursor.description else None
-
-        return await self.run(ask)
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
-def make_project(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Callable[..., Project]]:
-    projects: list[Project] = []
-    with ExitStack() as stack:
-        stack.enter_context(request.getfixturevalue("django_db_blocker").unblock())
-        alias = stack.enter_context(new_database(request.param, request, tmp_path))
-
-        def make(**options: Any) -> Project:
-            projects.append(Project(alias, **options))
-            return projects[-1]
-
-        yield make
-        for project in reversed(projects):
-            project.close()
 
 
 @pytest.fixture

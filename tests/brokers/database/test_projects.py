@@ -20,7 +20,7 @@ from tests.support.databases import database, sqlite_settings
 from tests.support.ear import TIMEOUT, Ear
 from tests.support.postgres_server import PostgresServer
 
-from .test_broker import Failed, Project
+from .process import Failed, Project
 
 
 class Replica:
