@@ -183,6 +183,8 @@ async def test_who_comes_to_an_overrun_line_is_told_to_come_back_before_it_is_as
                 assert 1000 <= late.retry <= 5000
         # What is no stream is answered.
         door.answer.set()
+        async with connect(application, "/nowhere/", headers=BROWSER) as nothing:
+            assert nothing.status_code == 404
         async with connect(application, "/page/", headers=BROWSER) as page:
             assert await page.read() == b"done"
         door.open.set()
@@ -192,3 +194,24 @@ async def test_who_comes_to_an_overrun_line_is_told_to_come_back_before_it_is_as
         async with connect(application, "/quiet/?name=later", headers=BROWSER) as later:
             assert later.status_code == 200
         assert "later" in door.asked
+
+
+async def test_who_leaves_at_the_moment_of_its_turn_passes_it_on() -> None:
+    line = turns.Line(asyncio.get_running_loop())
+    first = await line.turn(1)
+    leaves, next_one = (asyncio.ensure_future(line.turn(1)) for _ in range(2))
+    await asyncio.sleep(0)
+    _, begun = line._waiting[0]
+
+    def leave() -> None:
+        """Leave once the turn has begun, before its task goes on."""
+        if begun.done():
+            leaves.cancel()
+        else:
+            asyncio.get_running_loop().call_soon(leave)
+
+    first.end()
+    leave()
+    async with asyncio.timeout(PATIENCE):
+        (await next_one).end()
+    assert leaves.cancelled()
