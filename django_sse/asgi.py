@@ -276,8 +276,6 @@ class ASGIHandler(asgi.ASGIHandler):
         if exchange.start is None:
             # A wrapper of send() has not passed the message on.
             await super().send_response(head, exchange.send)
-        if type(response) is EventStreamResponse and exchange.ends_without_thread(type(self)):
-            response.is_over_in_thread = True
         view = stream.take()
         try:
             # Copy them here: only this task has the context variables that middleware set.
@@ -291,6 +289,8 @@ class ASGIHandler(asgi.ASGIHandler):
         if exchange.over:
             # Django's handler was cancelled, and has left this task running.
             await exchange.abandon("shutdown")
+        elif type(response) is EventStreamResponse and exchange.ends_without_thread(type(self)):
+            response.is_over_in_thread = True
 
 
 def _ends_early(scope: Any, send: Send) -> bool:
