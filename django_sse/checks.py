@@ -22,6 +22,7 @@ from .rows.change_table import covered
 from .topics.declarations import declared_topics, declaring
 from .topics.presence import attending
 from .topics.rendering import default_renderer_class
+from .wire.serialization import full_name, registry, replaced
 
 #: The hint for a wrong value; the error itself says the unit and what is allowed.
 DOCS = "The settings table in docs/settings.md has all of them, with units and defaults."
@@ -169,13 +170,39 @@ def check_declared_events(
     ]
 
 
+@register()
+def check_serializers(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find types for which two serializers are registered."""
+    _import_urls()
+    return [
+        Warning(
+            f"{full_name(kind)} has two serializers: {full_name(after)} has replaced "
+            f"{full_name(before)}.",
+            hint="Events may show other fields than you expect. Remove one of them, or write "
+            f"@serializes({kind.__qualname__}, replace=True) at the one that is to be used.",
+            id="django_sse.W009",
+        )
+        for kind, (before, after) in sorted(replaced.items(), key=lambda it: full_name(it[0]))
+        # Something else may have changed the registry since then.
+        if registry.get(kind) is after
+    ]
+
+
 def _imported(found: Iterable[type]) -> list[Any]:
-    try:
-        # Views are known once they are imported.
-        get_resolver().url_patterns  # noqa: B018
-    except Exception:
+    if not _import_urls():
         return []  # Django's own checks report it.
     return sorted(found, key=lambda view: view.__qualname__)
+
+
+def _import_urls() -> bool:
+    """Import the modules of ``urls.py``: views are known once they are imported."""
+    try:
+        get_resolver().url_patterns  # noqa: B018
+    except Exception:
+        return False
+    return True
 
 
 @register()

@@ -10,10 +10,18 @@ import pytest
 from django.apps import apps
 from django.core import checks, management
 from django.test import override_settings
+from rest_framework.serializers import BaseSerializer
 
 from django_sse import checks as own
+from django_sse import serializes
 from django_sse.brokers.base import BROKERS
-from django_sse.checks import check_asgi, check_broker, check_pools, check_settings
+from django_sse.checks import (
+    check_asgi,
+    check_broker,
+    check_pools,
+    check_serializers,
+    check_settings,
+)
 from django_sse.conf import DEFAULTS, PARSERS
 from django_sse.wire.events import ServerSentEvent
 
@@ -287,6 +295,59 @@ def test_checks_are_registered() -> None:
         own_app = [apps.get_app_config("django_sse")]
         ids = {message.id for message in checks.run_checks(app_configs=own_app)}
     assert {"django_sse.E001", "django_sse.W001"} <= ids
+
+
+class Point:
+    """Something that is sent."""
+
+
+class First(BaseSerializer[Point]):
+    """A serializer of an app."""
+
+
+class Second(First):
+    """A serializer of another app."""
+
+
+def loaded_again() -> Any:
+    return type("First", (BaseSerializer,), {"__module__": HERE})
+
+
+@pytest.mark.parametrize(
+    ("registered", "found"),
+    [
+        ([First, Second], (Second, First)),
+        ([Second, First], (First, Second)),
+        ([First, First], None),
+        ([First, loaded_again], None),
+        ([First, (Second,)], None),
+        ([First, Second, (First,)], None),
+        ([(First,), Second], (Second, First)),
+    ],
+    ids=str,
+)
+def test_type_with_two_serializers_is_found(
+    registry: dict[type, Any], registered: list[Any], found: Any
+) -> None:
+    """A tuple stands for a serializer that says ``replace=True``."""
+    for it in registered:
+        if isinstance(it, tuple):
+            serializes(Point, replace=True)(it[0])
+        else:
+            serializes(Point)(loaded_again() if it is loaded_again else it)
+    messages = [it for it in check_serializers() if f"{HERE}.Point" in it.msg]
+    if found is None:
+        assert messages == []
+        return
+    after, before = (f"{HERE}.{it.__name__}" for it in found)
+    [message] = messages
+    assert message.id == "django_sse.W009"
+    assert message.msg == f"{HERE}.Point has two serializers: {after} has replaced {before}."
+    assert "@serializes(Point, replace=True)" in str(message.hint)
+    assert message in checks.run_checks(app_configs=[apps.get_app_config("django_sse")])
+    # A test that puts the registry back leaves no warning to others.
+    registry.pop(Point)
+    assert message not in check_serializers()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ MAX_PROXIES = 8
 
 #: The project-wide registry, filled by ``@serializes``.
 registry: dict[type, SerializerClass] = {}
+#: For each type that was registered again, without ``replace``: the serializer class before, and
+#: the one after. For the system check.
+replaced: dict[type, tuple[SerializerClass, SerializerClass]] = {}
 
 # The types that DRF's JSON encoder writes by itself. Its last resorts (objects that can be
 # iterated, or have a `tolist()`) are missing on purpose: they would guess which data of an object
@@ -50,11 +53,12 @@ _PLAIN = frozenset(_SCALARS)
 _ARRAYS = (list, tuple, set, frozenset, QuerySet)
 
 
-def serializes(*types: type) -> Callable[[S], S]:
+def serializes(*types: type, replace: bool = False) -> Callable[[S], S]:
     """Register the decorated DRF serializer class for objects of ``types`` and their subclasses.
 
     Its module must be imported at start-up; Django imports ``serializers.py`` of each installed
-    app. The last registration of a type wins. Raises ``ImproperlyConfigured`` unless types and a
+    app. The last registration of a type wins. A system check warns of a type that has two, unless
+    the last one says ``replace=True``. Raises ``ImproperlyConfigured`` unless types and a
     serializer class are given.
     """
     for given in types:
@@ -66,10 +70,21 @@ def serializes(*types: type) -> Callable[[S], S]:
     def register(serializer_class: S) -> S:
         check_serializer("@serializes()", serializer_class)
         for given in types:
+            before = registry.get(given)
+            if replace:
+                replaced.pop(given, None)
+            elif before is not None and full_name(before) != full_name(serializer_class):
+                # A class of the same name is that of a module that was loaded again.
+                replaced[given] = before, serializer_class
             registry[given] = serializer_class
         return serializer_class
 
     return register
+
+
+def full_name(kind: type) -> str:
+    """Return the name of a class with that of its module."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def check_serializer(where: str, serializer_class: Any) -> None:
@@ -165,7 +180,7 @@ class ObjectWriter:
     def _not_found(self, kind: type) -> SerializerNotFound:
         if issubclass(kind, Coroutine):
             raise TypeError("A coroutine cannot be sent: `await` it, and send what it returns.")
-        name = f"{kind.__module__}.{kind.__qualname__}"
+        name = full_name(kind)
         if self._owner is None:
             who, where = "publish()", "pass serializer=…"
         else:
