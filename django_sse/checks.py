@@ -18,6 +18,7 @@ from .brokers import broker_class
 from .brokers.base import BROKERS
 from .brokers.memory import MemoryBroker
 from .conf import DEFAULTS, PARSERS
+from .jobs.defined import defined as job_views
 from .rows.change_table import covered
 from .topics.declarations import declared_topics, declaring
 from .topics.presence import attending
@@ -218,6 +219,34 @@ def check_presence(
     return [
         Error(f"{view.__qualname__}.presence: {broker.no_presence()}", id="django_sse.E025")
         for view in views
+    ]
+
+
+@register()
+def check_job_lease(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find a lease of jobs that their processes may fail to renew after an outage of the broker."""
+    try:
+        backend, lease, timeout = (
+            PARSERS[name](_given().get(name, DEFAULTS[name]))
+            for name in ("BROKER", "JOB_LEASE", "PUBLISH_TIMEOUT")
+        )
+        away = not issubclass(broker_class(backend.backend), MemoryBroker)
+    except ImproperlyConfigured:
+        return []  # check_settings() or check_broker() reports it.
+    # After an outage, a job has a third of its lease until other processes end it as failed. An
+    # attempt to renew the lease that began during the outage may take PUBLISH_TIMEOUT.
+    if not away or lease >= 3 * timeout or not _imported(job_views):
+        return []
+    return [
+        Warning(
+            f'DJANGO_SSE["JOB_LEASE"] is {lease:g} seconds, and DJANGO_SSE["PUBLISH_TIMEOUT"] is '
+            f"{timeout:g}: jobs may fail after a short outage of the broker.",
+            hint=f"Raise JOB_LEASE to {3 * timeout:g} seconds at least, three times "
+            "PUBLISH_TIMEOUT, or lower PUBLISH_TIMEOUT.",
+            id="django_sse.W010",
+        )
     ]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from django.apps import apps
@@ -18,11 +20,13 @@ from django_sse.brokers.base import BROKERS
 from django_sse.checks import (
     check_asgi,
     check_broker,
+    check_job_lease,
     check_pools,
     check_serializers,
     check_settings,
 )
-from django_sse.conf import DEFAULTS, PARSERS
+from django_sse.conf import DEFAULTS, PARSERS, conf
+from django_sse.jobs.view import JobView
 from django_sse.wire.events import ServerSentEvent
 
 
@@ -295,6 +299,50 @@ def test_checks_are_registered() -> None:
         own_app = [apps.get_app_config("django_sse")]
         ids = {message.id for message in checks.run_checks(app_configs=own_app)}
     assert {"django_sse.E001", "django_sse.W001"} <= ids
+
+
+class Working(JobView):
+    async def work(self) -> None:
+        """Nothing to do."""
+
+
+@pytest.mark.parametrize(
+    ("given", "least"),
+    [
+        ({}, None),
+        ({"JOB_LEASE": 14.9}, 15),
+        ({"JOB_LEASE": timedelta(seconds=5)}, 15),
+        ({"PUBLISH_TIMEOUT": 6}, 18),
+        ({"PUBLISH_TIMEOUT": 2.5, "JOB_LEASE": 7.5}, None),
+        ({"PUBLISH_TIMEOUT": 2.5, "JOB_LEASE": 7}, 7.5),
+        ({"JOB_LEASE": "5"}, None),
+        # It is never away.
+        ({"JOB_LEASE": 1, "BROKER": {}}, None),
+        ({"JOB_LEASE": 1, "BROKER": {"BACKEND": "nothing.Broker"}}, None),
+    ],
+    ids=str,
+)
+def test_lease_that_is_too_short_for_an_outage_is_found(given: Any, least: float | None) -> None:
+    broker = {"BROKER": {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}}
+    with override_settings(DJANGO_SSE={**broker, **given}):
+        found = check_job_lease()
+        if least is None:
+            assert found == []
+            return
+        [message] = found
+        assert message in checks.run_checks(app_configs=[apps.get_app_config("django_sse")])
+        values = conf.job_lease, conf.publish_timeout
+    assert message.id == "django_sse.W010"
+    assert f"is {values[0]:g} seconds, and" in message.msg
+    assert f"is {values[1]:g}: jobs" in message.msg
+    assert f"to {least:g} seconds at least" in str(message.hint)
+
+
+def test_lease_of_a_project_without_jobs_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "job_views", WeakSet())
+    broker = {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}
+    with override_settings(DJANGO_SSE={"BROKER": broker, "JOB_LEASE": 1}):
+        assert check_job_lease() == []
 
 
 class Point:

@@ -28,6 +28,7 @@ from django_sse.wire.serialization import check_serializer, is_proxy
 
 from . import watch
 from .background import background
+from .defined import defined
 from .records import ENDINGS, EVENTS, Ending, Job, find, find_last_event, is_job_id, progress_head
 from .run import Run, ask_to_end, new_run
 from .starting import find_started, id_of_key, start, stored_event
@@ -97,6 +98,7 @@ class JobView(SSEView[T], base=True):
                 f"{cls.__qualname__}.work() must be an `async def` (a coroutine, or an async "
                 "generator). Call what is synchronous in it with `await sync_to_async(…)()`."
             )
+        defined.add(cls)
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
