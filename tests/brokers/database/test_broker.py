@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import resource
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import pytest_asyncio
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -23,7 +21,6 @@ from django.test import override_settings
 
 from django_sse import publish
 from django_sse.brokers import use_broker
-from django_sse.brokers.base import Broker
 from django_sse.brokers.database import DatabaseBroker, postgresql, store, watcher, writer
 from django_sse.brokers.database.tables import TABLES, create_tables, missing_tables
 from django_sse.exceptions import HistoryLost, PublishFailed
@@ -32,75 +29,11 @@ from tests.support.ear import PATIENCE, TIMEOUT, Ear
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres_server import PostgresServer
 
-Listen = Callable[[Broker], Ear]
-T = TypeVar("T")
+from .conftest import Project, rows_until
 
 
 class Failed(Exception):
     """What goes wrong in a transaction."""
-
-
-class Project:
-    """A process with a ``DatabaseBroker``; ``alias`` is the database with its events."""
-
-    def __init__(self, alias: str, **options: Any) -> None:
-        self.alias = alias
-        self.broker = DatabaseBroker("", {"USING": alias} | options)
-        self._before = use_broker(self.broker)
-
-    def close(self) -> None:
-        use_broker(self._before)
-        self.broker.close()
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Do synchronous work as a request does, in a thread with connections of its own."""
-
-        def isolated() -> T:
-            try:
-                return work()
-            finally:
-                connections.close_all()
-
-        return await asyncio.to_thread(isolated)
-
-    async def execute(self, statement: str) -> Any:
-        def ask() -> Any:
-            with connections[self.alias].cursor() as cursor:
-                cursor.execute(statement)
-                return list(cursor.fetchall()) if cursor.description else None
-
-        return await self.run(ask)
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
-def make_project(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Callable[..., Project]]:
-    projects: list[Project] = []
-    with ExitStack() as stack:
-        stack.enter_context(request.getfixturevalue("django_db_blocker").unblock())
-        alias = stack.enter_context(new_database(request.param, request, tmp_path))
-
-        def make(**options: Any) -> Project:
-            projects.append(Project(alias, **options))
-            return projects[-1]
-
-        yield make
-        for project in reversed(projects):
-            project.close()
-
-
-@pytest.fixture
-def project(make_project: Callable[..., Project]) -> Project:
-    return make_project()
-
-
-@pytest_asyncio.fixture
-async def ear(project: Project) -> AsyncIterator[Ear]:
-    ear = Ear(project.broker)
-    await ear.listener.subscribe(["a"])
-    yield ear
-    await ear.listener.close()
 
 
 async def test_events_live_and_die_with_their_transactions(project: Project, ear: Ear) -> None:
@@ -175,16 +108,6 @@ async def test_what_a_dead_publisher_left_is_numbered_by_a_listener(
     await project.run(lambda: store.put(connections[project.alias], left))
     await ear.until(lambda: len(ear.heard) == 2)
     assert ear.heads == [b"seen", b"left"]
-
-
-async def rows_until(project: Project, most: int) -> None:
-    """Wait until the database holds at most so many events."""
-    async with asyncio.timeout(PATIENCE):
-        for _ in itertools.count():
-            [[rows]] = await project.execute("SELECT count(*) FROM django_sse_event")
-            if rows <= most:
-                return
-            await asyncio.sleep(0.1)
 
 
 async def test_trimmed_events_are_deleted_and_recorded(
@@ -390,14 +313,6 @@ async def test_pgbouncer_is_noticed_and_polled(
                 await ear.until_id(await other.apublish(["a"], b"%d" % number, timeout=TIMEOUT))
             assert ("does not notify of events" in caplog.text) is warns
             await ear.listener.close()
-
-
-@pytest.fixture
-def on_postgres(shared_postgres: PostgresServer, django_db_blocker: Any) -> Iterator[Project]:
-    with django_db_blocker.unblock(), database(shared_postgres.new_database()) as alias:
-        project = Project(alias)
-        yield project
-        project.close()
 
 
 async def test_postgresql_does_without_its_functions(on_postgres: Project) -> None:
