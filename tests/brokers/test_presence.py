@@ -17,6 +17,7 @@ from django_sse.brokers.presence import (
     Departure,
     Presence,
 )
+from tests.support.databases import in_thread
 from tests.support.ear import PATIENCE, TIMEOUT, Ear, publish
 
 Listen = Callable[[Broker], Ear]
@@ -327,4 +328,4 @@ async def test_joins_are_replayed(broker: Broker, listen: Listen, holders: Any) 
         while not (found := await ear.listener.replay(["a"], start)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert [it.head for it in found] == [b"data: 7 came\n"]
-    assert broker.latest_id(timeout=TIMEOUT) == found[0].id
+    assert await in_thread(lambda: broker.latest_id(timeout=TIMEOUT)) == found[0].id
