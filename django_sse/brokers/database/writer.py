@@ -22,7 +22,7 @@ from .connections import close, own_connection, transaction
 from .known import Known
 from .postgresql import Functions
 from .store import BATCH, Draft, Limits, Written
-from .tables import check_vendor, in_words
+from .tables import in_words
 
 logger = logging.getLogger("django_sse")
 
@@ -310,6 +310,10 @@ class Writer:
         except Error:
             # It is tried again later, here or by another process.
             self._disconnect()
+        except Exception:
+            # The thread must not end: nothing would be published any more.
+            logger.exception("Old events cannot be deleted in the database %r.", self._alias)
+            self._disconnect()
 
     def _connected(self) -> BaseDatabaseWrapper:
         idle = time.monotonic() - self._used
@@ -317,7 +321,6 @@ class Writer:
             self._disconnect()
         if self._connection is None:
             connection = own_connection(self._alias)
-            check_vendor(connection)
             connection.ensure_connection()
             if origins.is_elsewhere(connection):
                 with transaction(connection):
@@ -368,5 +371,5 @@ def _succeed(job: Job, id: EventId | None) -> None:
 
 
 def _fail(job: Job, error: Exception) -> None:
-    if not job.future.cancelled():
+    if not job.future.done():
         job.future.set_exception(error)

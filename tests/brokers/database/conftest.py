@@ -38,6 +38,10 @@ class Project:
         """Do synchronous work as a request does."""
         return await in_thread(work)
 
+    def name(self) -> str:
+        """Return the database's name on its server."""
+        return str(connections.databases[self.alias]["NAME"])
+
     async def execute(self, statement: str) -> Any:
         def ask() -> Any:
             with connections[self.alias].cursor() as cursor:

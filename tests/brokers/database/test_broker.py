@@ -341,7 +341,7 @@ async def test_postgresql_does_without_its_functions(on_postgres: Project) -> No
 async def test_a_cut_connection_is_noticed_before_it_is_used(
     on_postgres: Project, shared_postgres: PostgresServer
 ) -> None:
-    name = connections.databases[on_postgres.alias]["NAME"]
+    name = on_postgres.name()
     ids = []
     for number in range(10):
         ids.append(await on_postgres.broker.apublish(["a"], b"%d" % number, timeout=TIMEOUT))
@@ -373,14 +373,25 @@ async def test_a_process_may_have_thousands_of_open_files(
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_tables_are_made_only_where_the_broker_is_used(transactional_db: None) -> None:
+def test_tables_are_made_only_where_the_broker_is_used(
+    transactional_db: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     setting = {"BROKER": {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}}
     out = StringIO()
     call_command("migrate", stdout=out)
     assert missing_tables(connection)
     with override_settings(DJANGO_SSE=setting):
+        call_command("migrate", stdout=out)
+        assert missing_tables(connection) == []
+        made = "Made the tables of django_sse.brokers.database.DatabaseBroker in 'default'."
+        assert made in capsys.readouterr().out
+        # It makes them once, and says nothing where that is wanted.
+        call_command("migrate", stdout=out)
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE django_sse_state")
         call_command("migrate", verbosity=0)
         assert missing_tables(connection) == []
+        assert capsys.readouterr().out == ""
         call_command("makemigrations", "django_sse", "--check", "--dry-run", verbosity=0)
     assert apps.get_app_config("django_sse").models == {}
     with connection.cursor() as cursor:
@@ -419,6 +430,19 @@ def test_wrong_options_of_the_database_are_named(options: dict[str, Any], messag
         DatabaseBroker("", options)
     with pytest.raises(ImproperlyConfigured, match="LOCATION"):
         DatabaseBroker("redis://127.0.0.1", {})
+    [error] = DatabaseBroker.check("", options)
+    assert error.id == "django_sse.E018"
+    assert message in error.msg
+
+
+def test_database_of_another_kind_is_told_which_ones_there_are() -> None:
+    dummy = {**connections.databases["default"], "ENGINE": "django.db.backends.dummy"}
+    connections.databases["none"] = dummy
+    try:
+        with pytest.raises(ImproperlyConfigured, match=r"SQLite, MySQL and MariaDB, and .* 'none'"):
+            DatabaseBroker("", {"USING": "none"})
+    finally:
+        del connections["none"], connections.databases["none"]
 
 
 def test_checks_recommend_wal_and_one_database(tmp_path: Path) -> None:
