@@ -508,6 +508,8 @@ async def test_job_at_work_goes_on_for_a_client_although_its_events_were_evicted
         evict(redis_server, job)
         async with read(job, WithSnapshot) as second:
             assert [(await second.receive()).event for _ in range(2)] == ["reset", "snapshot"]
+            # It asks whether the snapshot took the place of the job's end.
+            await second.receive_nothing(0.3)
             for _ in range(2):
                 gate.release()
             assert (await rest(second))[2:] == WHOLE[2:]
