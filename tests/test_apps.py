@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.apps import apps as project
-from django.db.models.signals import post_migrate
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.test import override_settings
 
 from django_sse import apps
 
@@ -25,14 +28,21 @@ def test_observer_of_a_missing_library_is_not_imported(
         project.get_app_config("django_sse").ready()
 
 
-@pytest.mark.django_db
-def test_migrate_leaves_a_wrong_broker_to_the_system_checks(
-    settings: Any, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "broker",
+    [
+        {"BACKEND": "django_sse.brokers.NoSuchBroker"},
+        {"BACKEND": "django_sse.brokers.database.DatabaseBroker", "OPTIONS": {"USING": "nowhere"}},
+    ],
+    ids=["backend", "option"],
+)
+def test_migrate_goes_on_without_a_broker_and_the_checks_say_why(
+    transactional_db: None, broker: dict[str, Any]
 ) -> None:
-    config = next(it for it in project.get_app_configs() if it.models_module is not None)
-    settings.DJANGO_SSE = {"BROKER": {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}}
-    post_migrate.send(config, app_config=config, using="default", verbosity=1)
-    assert "Made the tables of django_sse.brokers.database" in capsys.readouterr().out
-    settings.DJANGO_SSE = {"BROKER": {"BACKEND": "nowhere.Broker"}}
-    post_migrate.send(config, app_config=config, using="default", verbosity=1)
-    assert capsys.readouterr().out == ""
+    out = StringIO()
+    with override_settings(DJANGO_SSE={"BROKER": broker}):
+        call_command("migrate", stdout=out)
+        found = [it for it in run_checks() if (it.id or "").startswith("django_sse.E")]
+    assert "No migrations to apply." in out.getvalue()
+    assert found
+    assert "BROKER" in found[0].msg

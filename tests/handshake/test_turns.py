@@ -181,10 +181,10 @@ async def test_who_comes_to_an_overrun_line_is_told_to_come_back_before_it_is_as
                 await late.read()
                 assert late.retry is not None
                 assert 1000 <= late.retry <= 5000
-        # What is no stream is answered.
+        # What is no stream is answered, and so is what is nothing.
+        async with connect(application, "/nowhere/", headers=BROWSER) as nowhere:
+            assert nowhere.status_code == 404
         door.answer.set()
-        async with connect(application, "/nowhere/", headers=BROWSER) as nothing:
-            assert nothing.status_code == 404
         async with connect(application, "/page/", headers=BROWSER) as page:
             assert await page.read() == b"done"
         door.open.set()
@@ -196,22 +196,23 @@ async def test_who_comes_to_an_overrun_line_is_told_to_come_back_before_it_is_as
         assert "later" in door.asked
 
 
-async def test_who_leaves_at_the_moment_of_its_turn_passes_it_on() -> None:
+@pytest.mark.parametrize("rounds", range(2 * turns.PACE_ROUNDS))
+async def test_turn_of_a_handshake_that_is_cancelled_goes_to_the_next(rounds: int) -> None:
+    """Whenever a server or a time limit cancels it: before its turn, as that comes, or after."""
     line = turns.Line(asyncio.get_running_loop())
     first = await line.turn(1)
-    leaves, next_one = (asyncio.ensure_future(line.turn(1)) for _ in range(2))
+    tasks = [asyncio.create_task(line.turn(1)) for _ in range(3)]
     await asyncio.sleep(0)
-    _, begun = line._waiting[0]
-
-    def leave() -> None:
-        """Leave once the turn has begun, before its task goes on."""
-        if begun.done():
-            leaves.cancel()
-        else:
-            asyncio.get_running_loop().call_soon(leave)
-
     first.end()
-    leave()
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    if not tasks[0].cancel():
+        tasks[0].result().end()
     async with asyncio.timeout(PATIENCE):
-        (await next_one).end()
-    assert leaves.cancelled()
+        second = await tasks[1]
+    # No more have their turns at once than may.
+    await asyncio.wait(tasks[2:], timeout=0.05)
+    assert not tasks[2].done()
+    second.end()
+    async with asyncio.timeout(PATIENCE):
+        (await tasks[2]).end()

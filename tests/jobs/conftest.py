@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.brokers.conftest import make_broker, shared_redis
+from tests.brokers.conftest import make_broker, redis_broker, redis_server, shared_redis
 
-__all__ = ["make_broker", "shared_redis"]
+__all__ = ["make_broker", "redis_broker", "redis_server", "shared_redis"]
 
 
 @pytest.fixture(autouse=True)

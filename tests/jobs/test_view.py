@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -27,10 +27,11 @@ from django_sse import (
 )
 from django_sse.asgi import get_asgi_application
 from django_sse.brokers import use_broker
-from django_sse.brokers.base import EventId
+from django_sse.brokers.base import Broker, EventId
 from django_sse.brokers.memory import MemoryBroker
 from django_sse.jobs.background import background
 from django_sse.testing import StreamClient, connect
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("broker")
@@ -462,6 +463,57 @@ async def test_snapshot_of_a_job_at_work_goes_on_live(gate: asyncio.Semaphore) -
             assert [(await second.receive()).event for _ in range(2)] == ["reset", "snapshot"]
             gate.release()
             assert (await rest(second))[2:] == [("word", "not"), WHOLE[-1]]
+
+
+def evict(server: RedisServer, job: str) -> None:
+    """Take a job's events away, as Redis does when its memory is full. Its records are newer."""
+    assert server("DEL", f"sse:events:job:{job}", f"sse:newest:job:{job}") == 2
+    # Let it evict something else, so that it knows that it has evicted.
+    server("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+    server("CONFIG", "SET", "maxmemory-samples", "64")
+    server("SET", "ballast", "x" * 5_000_000, "EX", "60")
+    server("CONFIG", "SET", "maxmemory", str(int(server("INFO", "memory")["used_memory"]) - 1_000))
+    server("PING")
+    server("CONFIG", "SET", "maxmemory", "0")
+    assert server("INFO", "stats")["evicted_keys"] == 1
+
+
+async def test_end_of_a_job_is_known_although_its_events_were_evicted(
+    settings: Any, redis_server: RedisServer, redis_broker: Callable[..., Broker]
+) -> None:
+    settings.TEMPLATES = LOCAL
+    use_broker(redis_broker())
+    job = await finished(view=LongWithSnapshot)
+    evict(redis_server, job)
+    async with read(job, LongWithSnapshot) as stream:
+        assert await rest(stream) == [("reset", "{}"), ("snapshot", "all of it"), WHOLE[-1]]
+        last = stream.last_event_id
+    async with read(job, LongWithSnapshot, seen=last) as stream:
+        assert stream.status_code == 204
+
+
+async def test_job_at_work_goes_on_for_a_client_although_its_events_were_evicted(
+    gate: asyncio.Semaphore, redis_server: RedisServer, redis_broker: Callable[..., Broker]
+) -> None:
+    class WithSnapshot(Words):
+        async def snapshot(self) -> None:
+            await self.send("to be", event="snapshot")
+
+    use_broker(redis_broker())
+    async with ask(view=WithSnapshot) as first:
+        job = await job_id(first)
+        for _ in range(2):
+            gate.release()
+        assert [(await first.receive()).data for _ in range(2)] == ["to", "be"]
+        evict(redis_server, job)
+        async with read(job, WithSnapshot) as second:
+            assert [(await second.receive()).event for _ in range(2)] == ["reset", "snapshot"]
+            # It asks whether the snapshot took the place of the job's end.
+            await second.receive_nothing(0.3)
+            for _ in range(2):
+                gate.release()
+            assert (await rest(second))[2:] == WHOLE[2:]
+        assert (await rest(first))[3:] == WHOLE[2:]
 
 
 async def test_snapshot_is_followed_by_an_end_of_which_the_record_does_not_tell_yet(

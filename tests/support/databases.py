@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from django.db import connections
 
 from django_sse.brokers.database.connections import own_connection
 from django_sse.brokers.database.tables import create_tables
+
+T = TypeVar("T")
 
 _numbers = itertools.count()
 
@@ -61,6 +64,18 @@ def new_database(kind: str, request: pytest.FixtureRequest, directory: Path) -> 
         settings = request.getfixturevalue(server).new_database()
     with request.getfixturevalue("django_db_blocker").unblock(), database(settings) as alias:
         yield alias
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Do synchronous work as a request does, in a thread with connections of its own."""
+
+    def isolated() -> T:
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    return await asyncio.to_thread(isolated)
 
 
 def _prepare(alias: str) -> None:

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from typing import Any
 
 from django.core.checks import CheckMessage, Warning  # noqa: A004
@@ -187,15 +188,9 @@ class DatabaseBroker(Broker):
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(self._latest_id).result()
         try:
-            connection = connections[self._alias]
-            at = store.position(connection)
-            if at is None:
-                self._begin(connection, timeout)
-                at = store.position(connection)
+            at = self._source(timeout).position(connections[self._alias])
         except Error as error:
             raise BrokerError(f"{self} cannot be asked: {in_words(error, self._alias)}") from error
-        if at is None:
-            raise BrokerError(f"{self} takes no events.")
         return store.id_of(at.last)
 
     async def alatest_id(self, *, timeout: float) -> EventId:
@@ -330,48 +325,51 @@ class DatabaseBroker(Broker):
         return f"The database {self._alias!r}"
 
     def _submit(self, event: Draft | None, timeout: float) -> Job:
-        while True:
-            with self._lock:
-                # A forked child has no thread of its parent.
-                if self._writer is None or self._writer[0] != os.getpid():
-                    writer = Writer(self._alias, self._limits, self._known, self._wrote)
-                    self._writer = os.getpid(), writer
-                job = self._writer[1].submit(event, timeout)
-            if job is not None:
-                return job
+        # Under the lock, so that close() does not end the writer's thread before it has the job.
+        with self._lock:
+            # A forked child has no thread of its parent.
+            if self._writer is None or self._writer[0] != os.getpid():
+                writer = Writer(self._alias, self._limits, self._known, self._wrote)
+                self._writer = os.getpid(), writer
+            return self._writer[1].submit(event, timeout)
 
     def _wrote(self) -> None:
         for listener in tuple(self._listeners):
             listener.wake()
 
-    def _source(self) -> Source:
+    def _source(self, patience: float = NUMBER_SECONDS) -> Source:
         # An older driver cannot be told of notifications.
         notifies = connections[self._alias].vendor == "postgresql" and is_psycopg3()
         listen = self._listen if notifies else None
-        return Source(
-            self._alias, listen, self._poll, self._limits, self._known, self._number_pending
-        )
+        number = partial(self._number_pending, min(patience, NUMBER_SECONDS))
+        return Source(self._alias, listen, self._poll, self._limits, self._known, number)
 
-    def _number_pending(self) -> None:
-        """Number the committed events, for a listener. If that fails, the listener retries later."""
-        job = self._submit(None, NUMBER_SECONDS)
+    def _number_pending(self, patience: float = NUMBER_SECONDS) -> None:
+        """Number the committed events, for a reader. If that fails, a listener retries later."""
         try:
-            job.future.result(NUMBER_SECONDS)
-        except (FutureTimeoutError, PublishFailed) as error:
-            logger.debug("Events were not numbered: %s", job.give_up(self._alias, error))
+            self._number(patience)
+        except PublishFailed as error:
+            logger.debug("Events were not numbered: %s", error)
 
     def _number_committed(self) -> None:
         """Number the events of a transaction that was committed."""
+        try:
+            self._number(NUMBER_SECONDS)
+        except PublishFailed:
+            # They are stored. A listener numbers them, or the next publisher.
+            logger.warning("Events that were committed are not numbered yet.", exc_info=True)
+
+    def _number(self, patience: float) -> None:
+        """Number the committed events; let an empty database begin an epoch."""
         test = self._test_connection()
         if test is not None:
             store.write(test, [], 0, self._limits.max_age)
             return
-        job = self._submit(None, NUMBER_SECONDS)
+        job = self._submit(None, patience)
         try:
-            job.future.result(NUMBER_SECONDS)
-        except (FutureTimeoutError, PublishFailed):
-            # They are stored. A listener numbers them, or the next publisher.
-            logger.warning("Events that were committed are not numbered yet.", exc_info=True)
+            job.future.result(patience)
+        except FutureTimeoutError as error:
+            raise job.give_up(self._alias) from error
 
     def _latest_id(self) -> EventId:
         source = self._source()
@@ -387,18 +385,6 @@ class DatabaseBroker(Broker):
             return patiently(lambda: presence.present(connection, topic), timeout)
         finally:
             close(connection)
-
-    def _begin(self, connection: BaseDatabaseWrapper, timeout: float) -> None:
-        """Let an empty database begin an epoch."""
-        test = self._test_connection()
-        if test is not None:
-            store.write(test, [], 0, self._limits.max_age)
-            return
-        job = self._submit(None, timeout)
-        try:
-            job.future.result(timeout)
-        except FutureTimeoutError as error:
-            raise BrokerError(f"{self} did not answer within {timeout:g} s.") from error
 
     def _test_connection(self) -> BaseDatabaseWrapper | None:
         """Return the connection where it is in the transaction of a ``TestCase``, else ``None``."""

@@ -273,6 +273,12 @@ class _Queries:
                 self._timer = loop.call_later(IDLE_SECONDS, self._tidy, loop, context=Context())
             try:
                 found = await loop.run_in_executor(self._pool, self._with_connection, ask)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self._closed or (task is not None and task.cancelling()):
+                    raise
+                # close() has cancelled a question that had no thread yet, and not the caller.
+                raise BrokerError("The listener is closed.") from None
             except Error as error:
                 log = logger.debug if self._away else logger.warning
                 log(

@@ -32,7 +32,11 @@ def is_elsewhere(connection: BaseDatabaseWrapper) -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT origin FROM django_sse_state")
         row = cursor.fetchone()
-    return row is not None and row[0] is not None and row[0] != _now(connection)
+    if row is None or row[0] is None:
+        return False
+    # A process whose user may not ask cannot tell, and must not take that for another place.
+    now = _now(connection)
+    return now is not None and row[0] != now
 
 
 def _now(connection: BaseDatabaseWrapper) -> str | None:

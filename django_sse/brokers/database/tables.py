@@ -134,7 +134,6 @@ def check_vendor(connection: BaseDatabaseWrapper) -> None:
 
 def create_tables(connection: BaseDatabaseWrapper) -> None:
     """Make the tables that are missing."""
-    check_vendor(connection)
     with connection.cursor() as cursor:
         for statement in _STATEMENTS[connection.vendor].split(";"):
             cursor.execute(statement)

@@ -170,7 +170,7 @@ class Watcher(DatabaseThread):
             messages = [it for it in at.messages if store.number_of(it.id) > self._position]
             upto = at.last if whole else store.number_of(at.messages[-1].id)
             if (messages or lost != ()) and not self._receiver.hand_over(messages, upto, lost):
-                self._stopping = True
+                self.stop()  # It lets the next wait return at once.
                 break
             lost = ()
             self._position = max(self._position, upto)

@@ -22,7 +22,7 @@ from .connections import close, own_connection, transaction
 from .known import Known
 from .postgresql import Functions
 from .store import BATCH, Draft, Limits, Written
-from .tables import check_vendor, in_words
+from .tables import in_words
 
 logger = logging.getLogger("django_sse")
 
@@ -67,9 +67,14 @@ class Job:
         self.dropped = True
         cause = error or self.cause
         why = "no answer" if cause is None else in_words(cause, alias)
-        state = "it is not known whether it is stored" if self.writing else "it is not stored"
+        if self.event is None:
+            failed = "number the committed events"
+        elif self.writing:
+            failed = "confirm the event, and it is not known whether it is stored"
+        else:
+            failed = "confirm the event, and it is not stored"
         return PublishFailed(
-            f"The database {alias!r} did not confirm the event, and {state}: {why} "
+            f"The database {alias!r} did not {failed}: {why} "
             f"(tried for {time.monotonic() - self.began:.1f} s)",
             may_be_stored=self.writing,
         )
@@ -91,8 +96,6 @@ class Writer:
         self._known = known
         self._wrote = wrote
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._closed = False
         self._thread: threading.Thread | None = None
         self._connection: BaseDatabaseWrapper | None = None
         self._used = 0.0
@@ -108,28 +111,23 @@ class Writer:
         self._written = 0
         self._tidied = time.monotonic()
 
-    def submit(self, event: Draft | None, timeout: float) -> Job | None:
-        """Let the thread write an event; the job's future gets its id. ``None`` after ``close()``.
+    def submit(self, event: Draft | None, timeout: float) -> Job:
+        """Let the thread write an event; the job's future gets its id. ``timeout`` is in seconds.
 
-        ``timeout`` is in seconds.
+        One thread at a time may call it, and none after ``close()``.
         """
         job = Job(event, time.monotonic() + timeout)
-        with self._lock:
-            if self._closed:
-                return None
-            self._jobs.put(job)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="django_sse database writer", daemon=True
-                )
-                self._thread.start()
+        self._jobs.put(job)
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="django_sse database writer", daemon=True
+            )
+            self._thread.start()
         return job
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
-        with self._lock:
-            self._closed = True
-            self._jobs.put(None)
+        self._jobs.put(None)
         if self._thread is not None:
             self._thread.join(LOCK_SECONDS)
 
@@ -312,6 +310,10 @@ class Writer:
         except Error:
             # It is tried again later, here or by another process.
             self._disconnect()
+        except Exception:
+            # The thread must not end: nothing would be published any more.
+            logger.exception("Old events cannot be deleted in the database %r.", self._alias)
+            self._disconnect()
 
     def _connected(self) -> BaseDatabaseWrapper:
         idle = time.monotonic() - self._used
@@ -319,7 +321,6 @@ class Writer:
             self._disconnect()
         if self._connection is None:
             connection = own_connection(self._alias)
-            check_vendor(connection)
             connection.ensure_connection()
             if origins.is_elsewhere(connection):
                 with transaction(connection):
@@ -370,5 +371,5 @@ def _succeed(job: Job, id: EventId | None) -> None:
 
 
 def _fail(job: Job, error: Exception) -> None:
-    if not job.future.cancelled():
+    if not job.future.done():
         job.future.set_exception(error)

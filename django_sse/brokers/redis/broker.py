@@ -223,10 +223,7 @@ class RedisBroker(Broker):
     def _own_connections(self) -> Connections:
         """Return the connections of this process; a forked child begins without any."""
         if self._connections.pid != os.getpid():
-            inherited = self._connections  # pragma: no cover - only a forked child comes here
-            self._connections = Connections(  # pragma: no cover
-                self._connector, inherited=inherited
-            )
+            self._connections = Connections(self._connector, inherited=self._connections)
         return self._connections
 
     def _publication(

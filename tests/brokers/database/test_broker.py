@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import resource
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import pytest_asyncio
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -23,7 +21,6 @@ from django.test import override_settings
 
 from django_sse import publish
 from django_sse.brokers import use_broker
-from django_sse.brokers.base import Broker
 from django_sse.brokers.database import DatabaseBroker, postgresql, store, watcher, writer
 from django_sse.brokers.database.tables import TABLES, create_tables, missing_tables
 from django_sse.exceptions import HistoryLost, PublishFailed
@@ -32,23 +29,11 @@ from tests.support.ear import PATIENCE, TIMEOUT, Ear
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres_server import PostgresServer
 
-from .process import Failed, Project
-
-Listen = Callable[[Broker], Ear]
-T = TypeVar("T")
+from .conftest import Project, rows_until
 
 
-@pytest.fixture
-def project(make_project: Callable[..., Project]) -> Project:
-    return make_project()
-
-
-@pytest_asyncio.fixture
-async def ear(project: Project) -> AsyncIterator[Ear]:
-    ear = Ear(project.broker)
-    await ear.listener.subscribe(["a"])
-    yield ear
-    await ear.listener.close()
+class Failed(Exception):
+    """What goes wrong in a transaction."""
 
 
 async def test_events_live_and_die_with_their_transactions(project: Project, ear: Ear) -> None:
@@ -123,16 +108,6 @@ async def test_what_a_dead_publisher_left_is_numbered_by_a_listener(
     await project.run(lambda: store.put(connections[project.alias], left))
     await ear.until(lambda: len(ear.heard) == 2)
     assert ear.heads == [b"seen", b"left"]
-
-
-async def rows_until(project: Project, most: int) -> None:
-    """Wait until the database holds at most so many events."""
-    async with asyncio.timeout(PATIENCE):
-        for _ in itertools.count():
-            [[rows]] = await project.execute("SELECT count(*) FROM django_sse_event")
-            if rows <= most:
-                return
-            await asyncio.sleep(0.1)
 
 
 async def test_trimmed_events_are_deleted_and_recorded(
@@ -340,14 +315,6 @@ async def test_pgbouncer_is_noticed_and_polled(
             await ear.listener.close()
 
 
-@pytest.fixture
-def on_postgres(shared_postgres: PostgresServer, django_db_blocker: Any) -> Iterator[Project]:
-    with django_db_blocker.unblock(), database(shared_postgres.new_database()) as alias:
-        project = Project(alias)
-        yield project
-        project.close()
-
-
 async def test_postgresql_does_without_its_functions(on_postgres: Project) -> None:
     project = on_postgres
     await project.execute(f"DROP FUNCTION {', '.join(postgresql.FUNCTIONS)}")
@@ -374,7 +341,7 @@ async def test_postgresql_does_without_its_functions(on_postgres: Project) -> No
 async def test_a_cut_connection_is_noticed_before_it_is_used(
     on_postgres: Project, shared_postgres: PostgresServer
 ) -> None:
-    name = connections.databases[on_postgres.alias]["NAME"]
+    name = on_postgres.name()
     ids = []
     for number in range(10):
         ids.append(await on_postgres.broker.apublish(["a"], b"%d" % number, timeout=TIMEOUT))
@@ -406,14 +373,25 @@ async def test_a_process_may_have_thousands_of_open_files(
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_tables_are_made_only_where_the_broker_is_used(transactional_db: None) -> None:
+def test_tables_are_made_only_where_the_broker_is_used(
+    transactional_db: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     setting = {"BROKER": {"BACKEND": "django_sse.brokers.database.DatabaseBroker"}}
     out = StringIO()
     call_command("migrate", stdout=out)
     assert missing_tables(connection)
     with override_settings(DJANGO_SSE=setting):
+        call_command("migrate", stdout=out)
+        assert missing_tables(connection) == []
+        made = "Made the tables of django_sse.brokers.database.DatabaseBroker in 'default'."
+        assert made in capsys.readouterr().out
+        # It makes them once, and says nothing where that is wanted.
+        call_command("migrate", stdout=out)
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE django_sse_state")
         call_command("migrate", verbosity=0)
         assert missing_tables(connection) == []
+        assert capsys.readouterr().out == ""
         call_command("makemigrations", "django_sse", "--check", "--dry-run", verbosity=0)
     assert apps.get_app_config("django_sse").models == {}
     with connection.cursor() as cursor:
@@ -452,6 +430,19 @@ def test_wrong_options_of_the_database_are_named(options: dict[str, Any], messag
         DatabaseBroker("", options)
     with pytest.raises(ImproperlyConfigured, match="LOCATION"):
         DatabaseBroker("redis://127.0.0.1", {})
+    [error] = DatabaseBroker.check("", options)
+    assert error.id == "django_sse.E018"
+    assert message in error.msg
+
+
+def test_database_of_another_kind_is_told_which_ones_there_are() -> None:
+    dummy = {**connections.databases["default"], "ENGINE": "django.db.backends.dummy"}
+    connections.databases["none"] = dummy
+    try:
+        with pytest.raises(ImproperlyConfigured, match=r"SQLite, MySQL and MariaDB, and .* 'none'"):
+            DatabaseBroker("", {"USING": "none"})
+    finally:
+        del connections["none"], connections.databases["none"]
 
 
 def test_checks_recommend_wal_and_one_database(tmp_path: Path) -> None:

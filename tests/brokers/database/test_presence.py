@@ -17,7 +17,7 @@ from django_sse.brokers.database.connections import own_connection
 from django_sse.brokers.presence import Change, Departure
 from django_sse.exceptions import BrokerError
 from tests.brokers.test_presence import assert_alternating, come_and_go
-from tests.support.databases import database, new_database
+from tests.support.databases import database, in_thread, new_database
 from tests.support.ear import TIMEOUT, Ear, publish
 
 TABLES = ("holder", "present", "member")
@@ -41,16 +41,6 @@ def broker(alias: str) -> Any:
     broker = DatabaseBroker("", {"USING": alias})
     yield broker
     broker.close()
-
-
-async def in_thread(call: Any) -> Any:
-    def isolated() -> Any:
-        try:
-            return call()
-        finally:
-            connections.close_all()
-
-    return await asyncio.to_thread(isolated)
 
 
 def execute(alias: str, statement: str) -> list[Any]:

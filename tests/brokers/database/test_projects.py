@@ -20,7 +20,8 @@ from tests.support.databases import database, sqlite_settings
 from tests.support.ear import TIMEOUT, Ear
 from tests.support.postgres_server import PostgresServer
 
-from .process import Failed, Project
+from .conftest import Project
+from .test_broker import Failed
 
 
 class Replica:

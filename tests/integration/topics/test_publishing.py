@@ -321,6 +321,7 @@ async def test_publishing_takes_any_other_topic(topic: str, sse_published: Captu
         ({"data": "x", "retry": True}, InvalidEvent),
         ({"data": "\ud800"}, InvalidEvent),
         ({"data": "x", "key": 7}, InvalidEvent),
+        ({"data": "x", "idempotency_key": 7}, InvalidEvent),
         ({"data": "x" * 1000, "comments": "y" * 100}, EventTooLarge),
         ({"data": {"x": "y" * 1100}}, EventTooLarge),
     ],
