@@ -372,7 +372,6 @@ def loaded_again() -> Any:
         ([First, Second, (First,)], None),
         ([(First,), Second], (Second, First)),
     ],
-    ids=str,
 )
 def test_type_with_two_serializers_is_found(
     registry: dict[type, Any], registered: list[Any], found: Any
