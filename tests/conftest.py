@@ -198,12 +198,13 @@ def _server(
 def registry() -> Iterator[dict[type, Any]]:
     """The registry of ``@serializes``; it is restored after the test."""
     # Import it here: pytest loads a conftest before Django's settings.
-    from django_sse.wire.serialization import registry  # noqa: PLC0415
+    from django_sse.wire.serialization import registry, replaced  # noqa: PLC0415
 
-    before = dict(registry)
+    before, replaced_before = dict(registry), dict(replaced)
     yield registry
-    registry.clear()
-    registry.update(before)
+    for now, then in ((registry, before), (replaced, replaced_before)):
+        now.clear()
+        now.update(then)
 
 
 @pytest.fixture

@@ -71,9 +71,9 @@ def serializes(*types: type, replace: bool = False) -> Callable[[S], S]:
         check_serializer("@serializes()", serializer_class)
         for given in types:
             before = registry.get(given)
-            if replace:
+            if replace or before is None:
                 replaced.pop(given, None)
-            elif before is not None and full_name(before) != full_name(serializer_class):
+            elif full_name(before) != full_name(serializer_class):
                 # A class of the same name is that of a module that was loaded again.
                 replaced[given] = before, serializer_class
             registry[given] = serializer_class

@@ -60,11 +60,17 @@ async def test_events_that_cannot_be_numbered_at_the_commit_come_later(
 ) -> None:
     monkeypatch.setattr(watcher, "LOOK_SECONDS", 0.5)
     await ear.until_id(await project.broker.apublish(["a"], b"before", timeout=TIMEOUT))
+    # On SQLite it is the lock for writing, too. There, the listener may number the event in the
+    # moment between the commit and the lock.
+    is_sqlite = connections[project.alias].vendor == "sqlite"
     async with numbering(project.alias) as lock:
 
         def change() -> None:
+            if not is_sqlite:
+                lock.take()
             with transaction.atomic(using=project.alias):
-                transaction.on_commit(lock.take, using=project.alias)
+                if is_sqlite:
+                    transaction.on_commit(lock.take, using=project.alias)
                 publish("a", "later", using=project.alias)
 
         # The commit does not fail, and takes a bounded time.
@@ -73,7 +79,7 @@ async def test_events_that_cannot_be_numbered_at_the_commit_come_later(
         assert "committed are not numbered yet" in caplog.text
         assert "did not number the committed events: " in caplog.text
         assert "is not stored" not in caplog.text
-        assert ear.heads == [b"before"]
+        assert is_sqlite or ear.heads == [b"before"]
     await ear.until(lambda: len(ear.heard) == 2)
     assert ear.heads == [b"before", b"data: later\n"]
 
@@ -224,7 +230,8 @@ async def test_database_that_is_away_is_told_in_time_and_waited_for(
             project.run(lambda: broker.publish(["a"], b"lost", timeout=0.5)),
             broker.apublish(["a"], b"lost", timeout=0.5),
         ):
-            with pytest.raises(PublishFailed, match=r"it is not stored: OperationalError"):
+            # Over a connection that has just been used, it is not known whether it is stored.
+            with pytest.raises(PublishFailed, match=r"stored: OperationalError"):
                 await lost
         waiting = asyncio.create_task(ear.listener.newest(["a"], 1))
         await asyncio.to_thread(postgres_server.start)
